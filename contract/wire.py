@@ -1,0 +1,48 @@
+"""Requests and responses of the HTTP interface, as msgspec decodes and describes them."""
+
+from typing import Annotated
+
+import msgspec
+
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Level = Annotated[int, msgspec.Meta(ge=0, le=10)]
+Tag = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
+class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One user's candidates; scores come back in their order, or the best `top_k` first."""
+
+    user_id: Id
+    candidates: Annotated[list[Id], msgspec.Meta(min_length=1)]
+    top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    history: list[Id] | None = None
+    likes_level: list[Level] | None = None
+    views_level: list[Level] | None = None
+
+
+class RankManyRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Several users' candidates, scored in one run."""
+
+    requests: Annotated[list[RankRequest], msgspec.Meta(min_length=1)]
+
+
+class ItemIds(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Events to append or a whole history: item ids, oldest first."""
+
+    item_ids: list[Id]
+
+
+class Item(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """An item of the catalogue."""
+
+    embedding: list[float]
+    item_id: Id | None = None
+    tags: list[Tag] = []
+    likes_level: Level = 0
+    views_level: Level = 0
+
+
+class Promotion(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The version to make active."""
+
+    version: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
