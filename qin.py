@@ -1,4 +1,231 @@
-"""The command line."""
+"""The `qin` command line: each command imports its room only when it is called."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="qin",
+    help="Train, export and serve QIN, the Quadratic Interest Network for click-through prediction.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+Data = Annotated[Path, typer.Option(help="A folder with train.parquet, valid.parquet and item_info.parquet.")]
+Rows = Annotated[Path, typer.Option(help="A clicks file in the MM-CTR layout.")]
+Items = Annotated[Path, typer.Option(help="An item_info.parquet.")]
+Store = Annotated[Path, typer.Option(help="The folder of published models.")]
+Model = Annotated[str, typer.Option(help="Name of the model.")]
+Redis = Annotated[
+    str | None, typer.Option(help="Redis URL; the embedded Valkey where none is given.", envvar="QIN_REDIS_URL")
+]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Valkey.", envvar="QIN_DATA_DIR")]
+Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="QIN_URL")]
+DEFAULT_URL = "http://127.0.0.1:8000"
 
 
-def main() -> None: ...
+@app.command(epilog="Example: `qin train --data data/ --out runs/first --recipe tiny --set epochs=3`")
+def train(
+    data: Data,
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the checkpoint goes.")],
+    recipe: Annotated[str, typer.Option(help="paper, microlens_50k or tiny.")] = "microlens_50k",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Change one setting: key=value.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on where an interrupted run stopped.")] = False,
+) -> None:
+    """Train a model on clicks."""
+    from training.recipes import get_recipe, with_settings
+    from training.trainer import train as run
+
+    summary = run(data, out_dir, with_settings(get_recipe(recipe), settings or []), resume=resume, console=err)
+    out.print(f"AUC {summary.auc:.6f}, log loss {summary.log_loss:.6f}, checkpoint in {out_dir}")
+
+
+@app.command("import", epilog="Example: `qin import QIN.model --feature-map feature_map.json --out runs/published`")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A state dict as FuxiCTR saves it.")],
+    feature_map: Annotated[Path, typer.Option(help="The feature_map.json beside it.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the checkpoint goes.")],
+    history_length: Annotated[int, typer.Option(help="Items of a history that count; not in the checkpoint.")] = 64,
+) -> None:
+    """Turn the authors' published checkpoint into one of ours."""
+    from training.fuxictr import import_checkpoint
+
+    import_checkpoint(checkpoint, feature_map, out_dir, history_length=history_length)
+    out.print(f"checkpoint in {out_dir}")
+
+
+@app.command(
+    epilog="Example: `qin evaluate --checkpoint runs/first --data data/valid.parquet --items data/item_info.parquet`"
+)
+def evaluate(
+    data: Rows,
+    items: Items,
+    checkpoint: Annotated[Path | None, typer.Option(help="Score with torch.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Score with ONNX Runtime, as served.")] = None,
+    scores_file: Annotated[Path | None, typer.Option("--out", help="Write one float32 per row (.npy).")] = None,
+) -> None:
+    """Print AUC and log loss of a checkpoint or a bundle, and write its scores."""
+    if (checkpoint is None) == (bundle is None):
+        raise typer.BadParameter("give either --checkpoint or --bundle")
+    if checkpoint is not None:
+        from training.evaluate import score_checkpoint
+
+        scores, labels = score_checkpoint(checkpoint, data, items)
+    else:
+        from scoring.evaluate import score_bundle
+
+        assert bundle is not None
+        scores, labels = score_bundle(bundle, data, items)
+    from training.metrics import describe, save_scores
+
+    if scores_file is not None:
+        save_scores(scores_file, scores)
+    out.print(describe(scores, labels))
+
+
+@app.command(epilog="Example: `qin export --checkpoint runs/first --items data/item_info.parquet --store store`")
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="A folder that train or import wrote.")],
+    items: Items,
+    store: Store,
+    model: Model = "qin",
+    fold: Annotated[bool, typer.Option("--fold/--no-fold", help="--no-fold: the model as published.")] = True,
+    split: Annotated[bool, typer.Option("--split/--no-split", help="--no-split: smaller tables, slower.")] = True,
+) -> None:
+    """Publish a checkpoint as a bundle and print its version."""
+    from export.checkpoint import export_checkpoint
+
+    print(export_checkpoint(checkpoint, items, store, model, fold_weights=fold, split_first_layer=split).name)  # noqa: T201
+
+
+@app.command(epilog="Example: `qin load-items --items data/item_info.parquet --levels data/train.parquet`")
+def load_items(
+    items: Items,
+    levels: Annotated[list[Path] | None, typer.Option(help="Clicks whose last levels of an item count.")] = None,
+    redis: Redis = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a catalogue to Redis."""
+    from service.bulk import load_items as run
+
+    loaded = run(items, levels or [], redis, data_dir, console=err)
+    out.print(f"{loaded.written} items written, {loaded.differing} had levels that differed between rows (last kept)")
+
+
+@app.command(epilog="Example: `qin load-histories --data data/train.parquet --data data/valid.parquet`")
+def load_histories(
+    data: Annotated[list[Path], typer.Option(help="Clicks; each user's last row counts.")],
+    redis: Redis = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write users' histories to Redis."""
+    from service.bulk import load_histories as run
+
+    loaded = run(data, redis, data_dir, console=err)
+    out.print(f"{loaded.written} histories written, {loaded.differing} users had rows that differed (last kept)")
+
+
+@app.command(epilog="Example: `qin serve --store store --port 8000`")
+def serve(
+    store: Store,
+    model: Model = "qin",
+    redis: Redis = None,
+    data_dir: DataDir = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Serve a model over HTTP."""
+    from service.server import run
+
+    given = {
+        "store": store,
+        "model": model,
+        "redis_url": redis,
+        "data_dir": data_dir,
+        "host": host,
+        "port": port,
+        "device": device,
+    }
+    sys.exit(run({name: value for name, value in given.items() if value is not None}))
+
+
+@app.command(epilog="Example: `qin rank --user 42 --candidates 7,9,11 --top-k 2`")
+def rank(
+    user: Annotated[int, typer.Option(help="The user's id.")],
+    candidates: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
+    top_k: Annotated[int | None, typer.Option(help="Only the best so many.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Rank candidates for a user."""
+    try:
+        ids = [int(item) for item in candidates.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{candidates!r} is not a list of item ids such as 1,2,3") from error
+    from contract.client import Client
+
+    with Client(url) as client:
+        out.print_json(data=client.rank(user, ids, top_k=top_k))
+
+
+@app.command(epilog="Example: `qin models --url http://127.0.0.1:8000`")
+def models(url: Url = DEFAULT_URL) -> None:
+    """List the versions that a service can serve."""
+    from contract.client import Client
+
+    with Client(url) as client:
+        out.print_json(data=client.models())
+
+
+@app.command(epilog="Example: `qin promote 20260101T120000000Z-0123abcd`")
+def promote(version: str, model: Model = "qin", url: Url = DEFAULT_URL) -> None:
+    """Make a version the one that is served."""
+    from contract.client import Client
+
+    with Client(url) as client:
+        out.print_json(data=client.promote(model, version))
+
+
+@app.command(epilog="Example: `qin rollback`")
+def rollback(model: Model = "qin", url: Url = DEFAULT_URL) -> None:
+    """Go back to the version that was served before."""
+    from contract.client import Client
+
+    with Client(url) as client:
+        out.print_json(data=client.rollback(model))
+
+
+@app.command(epilog="Example: `qin demo`")
+def demo() -> None:
+    """Train, serve, rank and swap on generated data, in under three minutes."""
+    from demo.story import run
+
+    sys.exit(run(out))
+
+
+def main() -> None:
+    """Run the command line; an expected failure is one readable line and exit code 1."""
+    try:
+        app()
+    except Exception as error:
+        if not _expected(error):
+            raise
+        err.print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)
+
+
+def _expected(error: Exception) -> bool:
+    """Tell the rooms' own errors, whose message is for the user, from faults of the program."""
+    rooms = ("contract", "training", "export", "scoring", "service", "demo")
+    return any(base.__module__.split(".")[0] in rooms for base in type(error).__mro__)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.schema import Schema
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
 ITEM_ENCODER = "item_encoder.onnx"
 RANKER = "ranker.onnx"

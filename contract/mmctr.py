@@ -195,6 +195,6 @@ def _last_of_lists(path: Path, column: pa.Array, length: int, first_row: int) ->
     return histories
 
 
-def _refuse(path: Path, name: str, wrong: NDArray[np.bool_], complaint: str, first_row: int = 0) -> None:
+def _refuse(path: Path, name: str, wrong: NDArray[np.bool_] | np.bool_, complaint: str, first_row: int = 0) -> None:
     if wrong.any():
         raise MmctrError(f"{path}: {name} of row {first_row + int(np.flatnonzero(wrong)[0])} {complaint}")

@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle: fold the weights, build the graphs, check them against torch, publish."""

@@ -1,0 +1,179 @@
+"""A bundle on a device: items to table rows, and rows to scores.
+
+Shapes: U users, N candidates of each, H history length, n items, T tag slots, F embedding width.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from contract.bundle import EXPLAIN, ITEM_ENCODER, RANKER, Bundle
+from contract.ids import IdIndex
+from contract.schema import Schema
+from scoring.device import CUDA, Device, open_session
+from scoring.errors import GraphError, ParityError
+from scoring.tables import Tables
+
+_ENCODE_AT_ONCE = 1024
+
+Encoded = dict[str, NDArray[np.generic]]
+
+
+class Scorer:
+    """Scores candidates with the graphs of one bundle; safe to call from several threads.
+
+    Parameters
+    ----------
+    bundle
+        A verified bundle.
+    device
+        Where the ranker runs. The item encoder runs once per item, on one CPU thread.
+    num_threads
+        Threads of one ranking; 0 takes one per physical core.
+
+    Raises
+    ------
+    DeviceError
+        The device is not the one that runs.
+    GraphError
+        A graph does not load or has other inputs than the manifest states.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device = "cpu", num_threads: int = 0) -> None:
+        self.bundle = bundle
+        self.features: Schema = bundle.manifest.features
+        self._device, self._num_threads = device, num_threads
+        self._ranker = open_session(bundle.graph(RANKER), device, num_threads)
+        self._encoder = open_session(bundle.graph(ITEM_ENCODER), "cpu", 1)
+        self._explainer: ort.InferenceSession | None = None
+        self._vocabulary = IdIndex(bundle.vocabulary[1:], np.arange(1, len(bundle.vocabulary)))
+        self._check_interface()
+
+    @property
+    def provider(self) -> str:
+        """The ONNX Runtime provider that runs the ranker."""
+        return str(self._ranker.get_providers()[0])
+
+    def new_tables(self, capacity: int) -> Tables:
+        """Return empty tables for `capacity` rows, row 0 included."""
+        return Tables(self.bundle.manifest.tables, capacity, on_gpu=self.provider == CUDA)
+
+    def encode(
+        self, item_ids: NDArray[np.int64], tags: NDArray[np.integer], embedding: NDArray[np.float32]
+    ) -> tuple[Encoded, int]:
+        """Return each item's row in every table, and how many tags the vocabulary does not hold.
+
+        Parameters
+        ----------
+        item_ids
+            (n,) ids; one that was not in training is cold and ranked by its tags and embedding.
+        tags
+            (n, T), 0 is no tag; unknown tags are dropped.
+        embedding
+            (n, F).
+        """
+        rows = self._vocabulary.rows(item_ids)
+        unknown = (tags < 0) | (tags >= self.features.num_tags)
+        known_tags = np.where(unknown, 0, tags).astype(np.int64)
+        names = [spec.name for spec in self.bundle.manifest.tables]
+        parts: list[list[NDArray[np.generic]]] = [
+            self._encoder.run(
+                names,
+                {
+                    "vocabulary_row": rows[start : start + _ENCODE_AT_ONCE],
+                    "tags": known_tags[start : start + _ENCODE_AT_ONCE],
+                    "embedding": embedding[start : start + _ENCODE_AT_ONCE].astype(np.float32, copy=False),
+                },
+            )
+            for start in range(0, max(len(rows), 1), _ENCODE_AT_ONCE)
+        ]
+        encoded = {
+            name: np.concatenate(columns) for name, columns in zip(names, zip(*parts, strict=True), strict=True)
+        }
+        return encoded, int(unknown.sum())
+
+    def score(
+        self,
+        tables: Tables,
+        candidate_rows: NDArray[np.int64],
+        history_rows: NDArray[np.int64],
+        levels: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Return (U, N) click probabilities.
+
+        Parameters
+        ----------
+        tables
+            Tables of this scorer.
+        candidate_rows
+            (U, N) table rows; row 0 pads and stands for unknown items.
+        history_rows
+            (U, H) table rows; row 0 contributes nothing.
+        levels
+            (U, N, 2) likes and views level of each candidate.
+        """
+        return self._run(self._ranker, "scores", tables, candidate_rows, history_rows, levels)
+
+    def explain(
+        self,
+        tables: Tables,
+        candidate_rows: NDArray[np.int64],
+        history_rows: NDArray[np.int64],
+        levels: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Return (U, N, H) how much each history item counts for each candidate; see `score` for the inputs."""
+        if self._explainer is None:
+            self._explainer = open_session(self.bundle.graph(EXPLAIN), self._device, self._num_threads)
+        return self._run(self._explainer, "weights", tables, candidate_rows, history_rows, levels)
+
+    def verify(self) -> None:
+        """Run the golden rows and compare with what the trained model gave.
+
+        Raises
+        ------
+        ParityError
+            An output is off; the error says which one, by how much and where.
+        """
+        golden, tolerance = self.bundle.golden, self.bundle.manifest.tolerance
+        tables = self.new_tables(len(golden.item_id) + 1)
+        encoded, _ = self.encode(golden.item_id, golden.tags, golden.embedding)
+        tables.write(np.arange(1, len(golden.item_id) + 1), encoded)
+        inputs = (tables, golden.candidate_rows, golden.history_rows, golden.levels)
+        _compare("scores", self.score(*inputs), golden.scores, tolerance.scores)
+        if EXPLAIN in self.bundle.manifest.files:
+            largest = max(float(np.abs(golden.weights).max(initial=0)), 1e-30)
+            _compare("weights", self.explain(*inputs), golden.weights, tolerance.weights * largest)
+
+    def warm_up(self, tables: Tables, num_candidates: Sequence[int] = (1, 10, 100, 1000)) -> None:
+        """Rank nothing at the usual sizes, so that the first real request finds memory and threads ready."""
+        history = np.zeros((1, self.features.history_length), dtype=np.int64)
+        for count in num_candidates:
+            self.score(tables, np.zeros((1, count), np.int64), history, np.zeros((1, count, 2), np.int64))
+
+    def _run(
+        self, session: ort.InferenceSession, output: str, tables: Tables, *rows: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        binding = session.io_binding()
+        tables.bind(binding)
+        for name, values in zip(("candidate_rows", "history_rows", "levels"), rows, strict=True):
+            binding.bind_cpu_input(name, np.ascontiguousarray(values, dtype=np.int64))
+        binding.bind_output(output, "cpu")
+        session.run_with_iobinding(binding)
+        result: NDArray[np.float32] = binding.get_outputs()[0].numpy()
+        return result
+
+    def _check_interface(self) -> None:
+        wanted = {spec.name for spec in self.bundle.manifest.tables} | {"candidate_rows", "history_rows", "levels"}
+        has = {node.name for node in self._ranker.get_inputs()}
+        if has != wanted:
+            raise GraphError(f"{RANKER} takes {sorted(has)}, but the manifest's tables need {sorted(wanted)}")
+
+
+def _compare(output: str, got: NDArray[np.float32], golden: NDArray[np.float64], tolerance: float) -> None:
+    error = np.abs(got - golden)
+    error[~np.isfinite(got)] = np.inf
+    worst = np.unravel_index(int(error.argmax()), error.shape)
+    if error[worst] > tolerance:
+        raise ParityError(output, float(error[worst]), tolerance, tuple(int(axis) for axis in worst))
