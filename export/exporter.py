@@ -39,7 +39,7 @@ from training.model import QIN
 
 _LEAST_TOLERANCE = 2e-6
 _WEIGHTS_TOLERANCE = 2e-5
-_MARGIN = 4
+_MARGIN = 10
 """A bundle may err as much as this times what the network's own float32 errs, where that is more."""
 
 
