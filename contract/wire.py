@@ -46,3 +46,73 @@ class Promotion(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The version to make active."""
 
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """The answer to a RankRequest: scores in the candidates' order, or with `items` best first."""
+
+    model: str
+    version: str
+    scores: list[float]
+    unknown_items: list[int]
+    degraded: list[str]
+    items: list[int] | None = None
+
+
+class Rankings(msgspec.Struct, frozen=True):
+    """The answer to a RankManyRequest."""
+
+    responses: list[Ranking]
+
+
+class BulkError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is wrong with one line of items sent in bulk."""
+
+    line: int
+    detail: str
+    field: str | None = None
+
+
+class BulkResult(msgspec.Struct, frozen=True):
+    """How many items were stored, and how many lines were wrong; the first of them are described."""
+
+    written: int
+    failed: int
+    errors: list[BulkError]
+
+
+class VersionInfo(msgspec.Struct, frozen=True):
+    """A version in the store of the replica that answers."""
+
+    version: str
+    created: str
+    auc: float | None
+    log_loss: float | None
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What one replica serves (`serving`), and what all were told to (`active`)."""
+
+    name: str
+    serving: str
+    active: str | None
+    previous: str | None
+    provider: str
+    problem: str | None
+    versions: list[VersionInfo]
+
+
+class Models(msgspec.Struct, frozen=True):
+    """The models of a service."""
+
+    models: list[ModelInfo]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error (RFC 9457); `field` is the path of the value that is wrong."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | None = None

@@ -7,7 +7,6 @@ the batch once padding is dropped.
 import math
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,13 +44,14 @@ class SparseTargetAttention(nn.Module):
         scale = 1 / math.sqrt(self.query.out_features)
         direction_BD = F.linear(self.query(target_BD), self.key.weight.T) * scale
         direction_nD = F.embedding(history.owner, direction_BD)
-        return torch.relu((direction_nD * F.embedding(history.item, vectors)).sum(-1))
+        return F.relu((direction_nD * F.embedding(history.item, vectors)).sum(-1))
 
     def forward(self, target_BD: Tensor, vectors: Tensor, history: RaggedHistory) -> Tensor:
         """Return (B, D) the pooled history plus the target; exactly the target where the history is empty."""
         weights_n = self.weights(target_BD, vectors, history)
         pooled_BD = F.embedding_bag(history.item, vectors, history.offsets, mode="sum", per_sample_weights=weights_n)
-        return self.output(self.value(pooled_BD)) + target_BD
+        mapped_BD: Tensor = self.output(self.value(pooled_BD))
+        return mapped_BD + target_BD
 
 
 class QuadraticLayer(nn.Module):
@@ -67,12 +67,21 @@ class QuadraticLayer(nn.Module):
 
     def product(self, x_BX: Tensor) -> Tensor:
         """Return (B, X) the quadratic term before normalisation."""
-        h_BRX = self.dropout(self.linear(x_BX)).unflatten(-1, (self.num_rows, x_BX.shape[-1]))
+        if not (self.training and self.dropout.p):
+            return x_BX * self._collapsed(x_BX)
+        h_BRX: Tensor = self.dropout(self.linear(x_BX)).view(len(x_BX), self.num_rows, -1)
         return x_BX * h_BRX.sum(-2)
+
+    def _collapsed(self, x_BX: Tensor) -> Tensor:
+        """Return (B, X) the sum over r of h_r as one product: without dropout the rows are one linear map."""
+        weight_RXX = self.linear.weight.view(self.num_rows, -1, x_BX.shape[-1])
+        bias_RX = self.linear.bias.view(self.num_rows, -1)
+        return F.linear(x_BX, weight_RXX.sum(0), bias_RX.sum(0))
 
     def forward(self, x_BX: Tensor) -> Tensor:
         """Return (B, X) the layer's output."""
-        return x_BX + self.dropout(self.activation(self.norm(self.product(x_BX))))
+        change_BX: Tensor = self.dropout(self.activation(self.norm(self.product(x_BX))))
+        return x_BX + change_BX
 
 
 def masked_mean(tags_nTE: Tensor) -> Tensor:

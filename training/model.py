@@ -138,7 +138,8 @@ class QIN(nn.Module):
         x_BX = self._assemble(batch, target_BD, self.attention(target_BD, vectors, history))
         for layer in self.layers:
             x_BX = layer(x_BX)
-        return self.output(x_BX).squeeze(-1)
+        logit_B1: Tensor = self.output(x_BX)
+        return logit_B1.squeeze(-1)
 
     def forward(self, items: ItemTable, batch: Batch) -> Tensor:
         """Return (B,) click probabilities."""
@@ -158,7 +159,17 @@ class QIN(nn.Module):
         logit_B = self.output(inputs[-1]).squeeze(-1)
         return Trace(target_BD, weights_BH, pooled_BD, tuple(inputs), logit_B)
 
+    def penalised(self) -> list[Tensor]:
+        """Return what the L2 term covers: all embedding tables and the projection."""
+        modules = (
+            self.likes_embedding,
+            self.views_embedding,
+            self.item_embedding,
+            self.tag_embedding,
+            self.projection,
+        )
+        return [module.weight for module in modules]
+
     def penalty(self) -> Tensor:
-        """Return the squared L2 norm of all embedding tables and the projection: what the L2 term covers."""
-        tables = (self.likes_embedding, self.views_embedding, self.item_embedding, self.tag_embedding)
-        return torch.stack([module.weight.square().sum() for module in (*tables, self.projection)]).sum()
+        """Return the squared L2 norm of what the L2 term covers."""
+        return torch.stack([weight.square().sum() for weight in self.penalised()]).sum()

@@ -1,0 +1,1 @@
+"""Bundle and Redis in, HTTP out: the ranking service. Never sees torch."""

@@ -1,0 +1,52 @@
+"""Several users' candidates as one run's arrays.
+
+Shapes: U users, N candidates of the one who has most, H history length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.wire import RankRequest
+from scoring.rows import View
+
+_MOST_PADDING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The inputs of one run; candidates past a user's own are row 0."""
+
+    candidate_rows: NDArray[np.int64]  # (U, N)
+    history_rows: NDArray[np.int64]  # (U, H)
+    levels: NDArray[np.int64]  # (U, N, 2)
+
+
+def assemble(view: View, requests: Sequence[RankRequest], histories: Sequence[NDArray[np.int64] | None]) -> Batch:
+    """Look up every id; levels in a request stand before the stored ones."""
+    shape = len(requests), max(len(request.candidates) for request in requests)
+    ids, known = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
+    for user, request in enumerate(requests):
+        ids[user, : len(request.candidates)] = request.candidates
+        known[user, : len(request.candidates)] = True
+    candidate_rows = np.where(known, view.rows(ids), 0)
+    levels = view.levels(candidate_rows)
+    for user, request in enumerate(requests):
+        for column, given in enumerate((request.likes_level, request.views_level)):
+            if given is not None:
+                levels[user, : len(given), column] = given
+    empty = np.zeros(0, dtype=np.int64)
+    rows = [view.history_rows(history if history is not None else empty) for history in histories]
+    return Batch(candidate_rows, np.stack(rows), levels)
+
+
+def plan_runs(lengths: Sequence[int]) -> list[list[int]]:
+    """Group requests, by their numbers of candidates, into runs: one, unless more than half of it were padding."""
+    if len(lengths) * max(lengths) <= _MOST_PADDING * sum(lengths):
+        return [list(range(len(lengths)))]
+    brackets: dict[int, list[int]] = {}
+    for position, length in enumerate(lengths):
+        brackets.setdefault(length.bit_length(), []).append(position)
+    return list(brackets.values())

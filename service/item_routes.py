@@ -1,0 +1,73 @@
+"""Routes of the catalogue: one item, or many as lines."""
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Path, Request, Response
+
+from contract.codec import CodecError
+from contract.ids import MAX_ID
+from contract.schema import Schema
+from service import item_json, openapi
+from service.auth import require_admin
+from service.body import decode, read_body, read_lines
+from service.bulk_items import write_lines
+from service.connection import REDIS_ERRORS, or_unavailable
+from service.errors import InvalidError, NotFoundError
+from service.replica import Replica
+
+router = APIRouter(prefix="/v1/items", tags=["items"])
+
+ItemId = Annotated[int, Path(ge=0, le=MAX_ID)]
+
+
+@router.put("/{item_id}", status_code=204, dependencies=[Depends(require_admin)], openapi_extra=openapi.item)
+async def put_item(item_id: ItemId, request: Request) -> Response:
+    """Add or replace an item; every replica ranks with it within a second."""
+    replica: Replica = request.app.state.replica
+    item = decode(await read_body(request, replica.settings.max_body_bytes), item_json.decoder)
+    if item.item_id not in (None, item_id):
+        raise InvalidError(f"is {item.item_id} in the body and {item_id} in the path", "item_id")
+    value = item_json.pack_item(item, _features(replica))
+    with or_unavailable("the item was not stored"):
+        await replica.items.write([item_id], [value])
+    return Response(status_code=204)
+
+
+@router.post("", dependencies=[Depends(require_admin)], openapi_extra=openapi.item_lines)
+async def post_items(request: Request) -> Response:
+    """Add or replace any number of items, one line of JSON each; wrong lines are reported, the others stored."""
+    replica: Replica = request.app.state.replica
+    lines = read_lines(request, replica.settings.max_body_bytes)
+    result = await write_lines(lines, replica.items, _features(replica))
+    return Response(msgspec.json.encode(result), media_type="application/json")
+
+
+@router.get("/{item_id}", openapi_extra=openapi.answers_item)
+async def get_item(item_id: ItemId, request: Request) -> Response:
+    """Return an item as it is stored, or as it was last seen while Redis is away."""
+    replica: Replica = request.app.state.replica
+    try:
+        value = (await replica.items.read([item_id]))[item_id]
+    except REDIS_ERRORS:
+        value = replica.mirror.get(item_id)
+    if value is None:
+        raise NotFoundError(f"there is no item {item_id}")
+    try:
+        item = item_json.unpack_item(item_id, value)
+    except CodecError as error:
+        raise NotFoundError(f"item {item_id} is stored, but not readable: {error}") from error
+    return Response(msgspec.json.encode(item), media_type="application/json")
+
+
+@router.delete("/{item_id}", status_code=204, dependencies=[Depends(require_admin)])
+async def delete_item(item_id: ItemId, request: Request) -> Response:
+    """Delete an item; to delete one that is not there is no error."""
+    replica: Replica = request.app.state.replica
+    with or_unavailable("the item was not deleted"):
+        await replica.items.delete([item_id])
+    return Response(status_code=204)
+
+
+def _features(replica: Replica) -> Schema:
+    return replica.registry.serving.scorer.features

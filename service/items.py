@@ -1,0 +1,107 @@
+"""The catalogue in Redis: packed items in buckets, and a log of every write for the mirrors."""
+
+import itertools
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from redis.asyncio import Redis
+
+from contract.codec import NUM_BUCKETS, bucket_of, items_key, log_key
+
+_MAX_LOG = 10_000
+"""Entries kept in a bucket's log: minutes of writing, where reading a bucket takes milliseconds."""
+_WRITE_AT_ONCE = 256
+_SCAN_AT_ONCE = 512
+
+_WRITE = """
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
+local epoch, previous = ARGV[1], '0-0'
+if last[1] then epoch, previous = last[1][2][2], last[1][1] end
+local ids = {}
+for i = 3, #ARGV, 2 do
+  if ARGV[i + 1] == '' then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+  else
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+  end
+  ids[#ids + 1] = ARGV[i]
+end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'e', epoch, 'p', previous, 'ids', table.concat(ids, ' '))
+"""
+"""Write or, where a value is empty, delete items of one bucket and log it as one entry.
+
+The entry carries the bucket's epoch, the id of the entry before it and the ids that were touched: a reader sees
+from the first two whether it has missed anything, and reads the values themselves afresh.
+"""
+
+T = TypeVar("T")
+
+Change = tuple[int, bytes]
+"""An item id and its packed value; an empty value deletes the item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Reads and writes the stored catalogue. Errors of Redis pass through."""
+
+    redis: Redis
+
+    async def write(self, item_ids: Sequence[int], values: Sequence[bytes]) -> None:
+        """Store packed items, in order: of an id that occurs twice the last value stays."""
+        buckets: defaultdict[int, list[Change]] = defaultdict(list)
+        for item_id, value in zip(item_ids, values, strict=True):
+            buckets[bucket_of(item_id)].append((item_id, value))
+        pipeline = self.redis.pipeline(transaction=False)
+        for bucket, changes in buckets.items():
+            for start in range(0, len(changes), _WRITE_AT_ONCE):
+                arguments = [part for change in changes[start : start + _WRITE_AT_ONCE] for part in change]
+                pipeline.eval(
+                    _WRITE, 2, items_key(bucket), log_key(bucket), secrets.token_hex(8), str(_MAX_LOG), *arguments
+                )
+        await pipeline.execute()
+
+    async def delete(self, item_ids: Sequence[int]) -> None:
+        """Delete items; ids that are not there are logged all the same, so that every mirror forgets them."""
+        await self.write(item_ids, [b""] * len(item_ids))
+
+    async def read(self, item_ids: Iterable[int]) -> dict[int, bytes | None]:
+        """Return the packed value of each item, None where there is none."""
+        buckets: defaultdict[int, list[int]] = defaultdict(list)
+        for item_id in item_ids:
+            buckets[bucket_of(item_id)].append(item_id)
+        pipeline = self.redis.pipeline(transaction=False)
+        for bucket, ids in buckets.items():
+            pipeline.hmget(items_key(bucket), [str(item_id) for item_id in ids])
+        replies = await pipeline.execute()
+        read: dict[int, bytes | None] = {}
+        for ids, values in zip(buckets.values(), replies, strict=True):
+            read.update(zip(ids, values, strict=True))
+        return read
+
+    async def count(self) -> int:
+        """Return how many items are stored."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for bucket in range(NUM_BUCKETS):
+            pipeline.hlen(items_key(bucket))
+        return sum(await pipeline.execute())
+
+    async def scan(self, bucket: int) -> AsyncIterator[Change]:
+        """Yield a bucket's items page by page; one that changes meanwhile comes in its old or its new state."""
+        cursor = 0
+        while True:
+            reply: Any = await self.redis.hscan(items_key(bucket), cursor, count=_SCAN_AT_ONCE)
+            cursor, page = reply
+            for item_id, value in page.items():
+                yield int(item_id), value
+            if cursor == 0:
+                return
+
+
+def batched(values: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """Yield the values in tuples of up to `size`."""
+    iterator = iter(values)
+    while batch := tuple(itertools.islice(iterator, size)):
+        yield batch

@@ -1,0 +1,120 @@
+"""A version from the store to ready: read, verify, encode the catalogue, warm up, beside whatever serves."""
+
+import asyncio
+import os
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.bundle import Bundle, BundleCorruptError, BundleError, BundleNotFoundError, check_name, read_bundle
+from contract.schema import Schema
+from scoring.device import Device
+from scoring.errors import DeviceError, ScoringError
+from scoring.scorer import Scorer
+from service.errors import ConflictError, InvalidError, NotFoundError, RequestError
+from service.items import Change
+from service.mirror import Mirror
+from service.version import LoadedVersion
+
+_LOW_PRIORITY = 10
+"""Low enough to yield the cores to requests, high enough not to starve while it holds the interpreter's lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """Where bundles lie and how they run."""
+
+    store: Path
+    model: str
+    device: Device
+    num_threads: int
+
+
+class Loader:
+    """Loads versions. A version that cannot serve raises a RequestError that says why."""
+
+    def __init__(self, options: LoadOptions, mirror: Mirror) -> None:
+        self._options, self._mirror = options, mirror
+        self._encoding = ThreadPoolExecutor(1, "encode", initializer=_lower_priority)
+        self._following = ThreadPoolExecutor(1, "follow")
+
+    async def load(self, name: str, serving: LoadedVersion | None = None) -> LoadedVersion:
+        """Return a version that is ready to take over from the serving one.
+
+        Raises
+        ------
+        NotFoundError
+            The store lacks it.
+        ConflictError
+            It does not fit the stored items or the histories that are served.
+        InvalidError
+            Its files are damaged, or it does not compute what it should.
+        DeviceError
+            The device is not the one that runs.
+        """
+        try:
+            return await self._load(name, serving)
+        except (RequestError, DeviceError):
+            raise
+        except BundleNotFoundError:
+            raise NotFoundError(f"the store has no version {name} of {self._options.model}", "version") from None
+        except (BundleError, ScoringError) as error:
+            raise InvalidError(f"version {name} cannot be served: {error}", "version") from error
+        except Exception as error:
+            raise InvalidError(f"version {name} cannot be served: {error!r}", "version") from error
+
+    async def _load(self, name: str, serving: LoadedVersion | None) -> LoadedVersion:
+        bundle = await asyncio.to_thread(self._read, name)
+        await asyncio.to_thread(check_fits, bundle.manifest.features, self._mirror.snapshot(), serving)
+        # Not in the encoding thread: the threads that a session starts inherit the priority of the one that opens it.
+        scorer = await asyncio.to_thread(Scorer, bundle, self._options.device, self._options.num_threads)
+        await asyncio.to_thread(scorer.verify)
+        version = LoadedVersion(scorer, self._mirror)
+        try:
+            await version.fill(self._encoding)
+            version.follow(self._following)
+            await asyncio.to_thread(_warm_up, version)
+        except BaseException:
+            await version.close()
+            raise
+        return version
+
+    def _read(self, name: str) -> Bundle:
+        try:
+            path = self._options.store / self._options.model / check_name(name, "version")
+        except BundleError as error:
+            raise NotFoundError(str(error), "version") from error
+        bundle = read_bundle(path)
+        if (bundle.manifest.model, bundle.version) != (self._options.model, name):
+            raise BundleCorruptError(f"it says to be {bundle.manifest.model} {bundle.version}")
+        return bundle
+
+    def close(self) -> None:
+        """End the threads once they are idle."""
+        self._encoding.shutdown()
+        self._following.shutdown()
+
+
+def check_fits(features: Schema, stored: list[Change], serving: LoadedVersion | None) -> None:
+    """Raise ConflictError if a model cannot read most stored items, or needs other histories than are served."""
+    layouts = Counter((int.from_bytes(value[4:6], "little"), value[1]) for _, value in stored if len(value) >= 8)
+    if layouts:
+        width, num_slots = layouts.most_common(1)[0][0]
+        if width != features.embedding_width:
+            raise ConflictError(f"its embedding width is {features.embedding_width}, the stored items' {width}")
+        if num_slots != features.max_tags:
+            raise ConflictError(f"it takes {features.max_tags} tags an item, the stored items have {num_slots}")
+    if serving is not None and serving.scorer.features.history_length != features.history_length:
+        length = serving.scorer.features.history_length
+        raise ConflictError(f"its history length is {features.history_length}, the serving version's {length}")
+
+
+def _warm_up(version: LoadedVersion) -> None:
+    with version.rows.view() as view:
+        version.scorer.warm_up(view.tables)
+
+
+def _lower_priority() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)

@@ -1,0 +1,45 @@
+"""What the service counts, for Prometheus."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LATENCIES = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
+_SWAPS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Metrics:
+    """The metrics of one replica, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter("qin_requests", "Requests answered", ["route", "method", "status"], registry=registry)
+        self.rank_seconds = Histogram(
+            "qin_rank_seconds", "Time from a whole rank request to its answer", registry=registry, buckets=_LATENCIES
+        )
+        self.candidates = Counter("qin_candidates", "Candidates ranked", registry=registry)
+        self.unknown_candidates = Counter(
+            "qin_unknown_candidates", "Candidates that the catalogue lacks", registry=registry
+        )
+        self.degraded = Counter("qin_degraded", "Rank answers without something", ["reason"], registry=registry)
+        self.swap_seconds = Histogram(
+            "qin_swap_seconds", "Time to make a version ready", registry=registry, buckets=_SWAPS
+        )
+        self.swap_failures = Counter("qin_swap_failures", "Versions that could not be made ready", registry=registry)
+        self._serving = Gauge(
+            "qin_serving", "1 for the version that serves", ["model", "version", "provider"], registry=registry
+        )
+        self._items = Gauge("qin_items", "Items in the mirror", registry=registry)
+
+    def serving(self, model: str, version: str, provider: str) -> None:
+        """Note the version that serves from now on."""
+        self._serving.clear()
+        self._serving.labels(model, version, provider).set(1)
+
+    def count_items(self, num_items: Callable[[], int]) -> None:
+        """Take the number of items from `num_items` whenever the metrics are read."""
+        self._items.set_function(num_items)
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)

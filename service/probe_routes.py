@@ -1,0 +1,28 @@
+"""Routes for machines that look after the service: health and metrics."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.replica import Replica
+
+router = APIRouter(tags=["probes"])
+
+
+@router.get("/v2/health/live")
+async def live() -> dict[str, bool]:
+    """Say that the process answers."""
+    return {"live": True}
+
+
+@router.get("/v2/health/ready", responses={503: {"description": "not ready"}})
+async def ready(request: Request, response: Response) -> dict[str, bool]:
+    """Say whether requests should be sent here: a version serves, and the replica is not about to stop."""
+    replica: Replica = request.app.state.replica
+    response.status_code = 200 if replica.ready else 503
+    return {"ready": replica.ready}
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Return the metrics in Prometheus' text format."""
+    replica: Replica = request.app.state.replica
+    return Response(replica.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

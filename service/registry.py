@@ -1,0 +1,189 @@
+"""Which version serves: chosen at start, exchanged while requests run, the same in every replica."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from contract.bundle import BundleError, Manifest, list_versions, read_manifest
+from scoring.errors import ScoringError
+from service.active import ActiveVersion
+from service.connection import REDIS_ERRORS, or_unavailable
+from service.errors import ConflictError, NoVersionError, RequestError
+from service.loader import Loader
+from service.metrics import Metrics
+from service.version import LoadedVersion
+
+_TRY_AGAIN_S = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What this replica serves and what it was told to serve."""
+
+    serving: str
+    active: str | None
+    previous: str | None
+    problem: str | None
+
+
+class Registry:
+    """Holds the serving version; everybody who ranks takes it from here, once per request."""
+
+    def __init__(self, folder: Path, loader: Loader, active: ActiveVersion, metrics: Metrics) -> None:
+        self._folder, self._loader, self._active, self._metrics = folder, loader, active, metrics
+        self._serving: LoadedVersion | None = None
+        self._swapping = asyncio.Lock()
+        self._problem: str | None = None
+        self._failed, self._try_again = "", 0.0
+
+    @property
+    def serving(self) -> LoadedVersion:
+        """The version that answers."""
+        assert self._serving is not None
+        return self._serving
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether a version has been loaded yet."""
+        return self._serving is not None
+
+    def versions(self) -> list[Manifest]:
+        """Return the manifests of all versions in the store, oldest first; unreadable ones are left out."""
+        manifests = []
+        for name in list_versions(self._folder.parent, self._folder.name):
+            with contextlib.suppress(BundleError):
+                manifests.append(read_manifest(self._folder / name))
+        return manifests
+
+    async def state(self) -> State:
+        """Return what serves and what should; without Redis nothing is known of the latter."""
+        active, previous = None, None
+        with contextlib.suppress(*REDIS_ERRORS):
+            active, previous = await self._active.read()
+        return State(self.serving.name, active, previous, self._problem)
+
+    async def start(self) -> None:
+        """Load the active version, or else the newest that can serve.
+
+        Raises
+        ------
+        NoVersionError
+            None can; the message says why.
+        DeviceError
+            The device is not the one that runs.
+        """
+        active, _ = await self._active.read()
+        newest_first = list_versions(self._folder.parent, self._folder.name)[::-1]
+        names = [active] if active else []
+        reason = f"{self._folder} holds no version"
+        for name in names + [name for name in newest_first if name != active]:
+            try:
+                self._exchange(await self._loader.load(name))
+                break
+            except RequestError as error:
+                reason = self._problem = self._problem or error.detail
+                _log.warning("version cannot be served", version=name, reason=error.detail)
+        else:
+            raise NoVersionError(f"nothing to serve: {reason}")
+        await self._active.propose(self.serving.name)
+
+    async def promote(self, name: str) -> None:
+        """Serve a version here, then make it the active one everywhere.
+
+        Raises
+        ------
+        RequestError
+            It cannot serve, another swap is under way, or Redis is away; the version before goes on serving.
+        """
+        async with self._one_swap():
+            before = self.serving
+            if name != before.name:
+                self._exchange(await self._swapped_in(name))
+            after = self.serving
+            try:
+                with or_unavailable("the active version cannot be stored"):
+                    await self._active.write(name, before.name)
+            except RequestError:
+                self._exchange(before)
+                before, after = after, before
+                raise
+            finally:
+                if before is not after:
+                    await before.close()
+            self._problem = None
+
+    async def rollback(self) -> None:
+        """Promote the version that was active before this one.
+
+        Raises
+        ------
+        ConflictError
+            There is none.
+        RequestError
+            See `promote`.
+        """
+        with or_unavailable("the previous version is not known"):
+            _, previous = await self._active.read()
+        if previous is None:
+            raise ConflictError("no version was active before this one")
+        await self.promote(previous)
+
+    async def follow(self, interval_s: float) -> None:
+        """Serve whatever becomes active, until cancelled."""
+        while True:
+            await asyncio.sleep(interval_s)
+            if not self._swapping.locked():
+                with contextlib.suppress(*REDIS_ERRORS):
+                    async with self._swapping:
+                        await self._follow_once()
+
+    async def close(self) -> None:
+        """Stop keeping the serving version up to date."""
+        if self._serving is not None:
+            await self._serving.close()
+
+    async def _follow_once(self) -> None:
+        active, _ = await self._active.read()
+        if active is None or active == self.serving.name:
+            self._problem = None
+            return
+        if active == self._failed and time.monotonic() < self._try_again:
+            return
+        before = self.serving
+        try:
+            self._exchange(await self._swapped_in(active))
+        except (RequestError, ScoringError) as error:
+            self._problem, self._failed, self._try_again = str(error), active, time.monotonic() + _TRY_AGAIN_S
+            return
+        self._problem = None
+        await before.close()
+
+    async def _swapped_in(self, name: str) -> LoadedVersion:
+        started = time.monotonic()
+        try:
+            loaded = await self._loader.load(name, self.serving)
+        except Exception as error:
+            self._metrics.swap_failures.inc()
+            _log.warning("version not swapped in", version=name, reason=str(error))
+            raise
+        self._metrics.swap_seconds.observe(time.monotonic() - started)
+        return loaded
+
+    def _exchange(self, version: LoadedVersion) -> None:
+        self._serving = version
+        self._metrics.serving(version.scorer.bundle.manifest.model, version.name, version.scorer.provider)
+        _log.info("version serves", version=version.name, num_items=len(version.rows))
+
+    @contextlib.asynccontextmanager
+    async def _one_swap(self) -> AsyncIterator[None]:
+        if self._swapping.locked():
+            raise ConflictError("another version is being loaded; try again when it serves")
+        async with self._swapping:
+            yield

@@ -1,0 +1,109 @@
+"""One replica: everything it holds, put together and taken apart again here."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from scoring.errors import DeviceError
+from service import connection
+from service.active import ActiveVersion
+from service.auth import AdminGate
+from service.embedded import EmbeddedValkey
+from service.errors import RedisAbsentError, StartError
+from service.items import Items
+from service.loader import Loader, LoadOptions
+from service.metrics import Metrics
+from service.mirror import Mirror
+from service.ranker import Ranker
+from service.registry import Registry
+from service.settings import Settings, read_admin_key
+from service.users import Histories
+
+
+@dataclass(slots=True)
+class Replica:
+    """What the routes work with."""
+
+    settings: Settings
+    gate: AdminGate
+    items: Items
+    histories: Histories
+    mirror: Mirror
+    registry: Registry
+    ranker: Ranker
+    metrics: Metrics
+    is_embedded: bool
+    stopping: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self.registry.is_serving and not self.stopping
+
+
+@contextlib.asynccontextmanager
+async def open_replica(settings: Settings) -> AsyncIterator[Replica]:
+    """Start a replica, ready to rank, and stop it at the block's end.
+
+    Raises
+    ------
+    StartError
+        It cannot start; the message says why in one line.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        gate = AdminGate(read_admin_key(settings), settings.on_loopback)
+        url = await _redis_url(settings, stack)
+        redis = await _connected(url, settings.redis_timeout_s, stack)
+        # The mirror's client waits for news in every command, so its time-out lies above that wait.
+        mirror = Mirror(await _connected(url, settings.redis_timeout_s + 1, stack))
+        metrics = Metrics()
+        metrics.count_items(mirror.__len__)
+        loader = Loader(LoadOptions(settings.store, settings.model, settings.device, settings.num_threads), mirror)
+        stack.callback(loader.close)
+        registry = Registry(settings.store / settings.model, loader, ActiveVersion(redis, settings.model), metrics)
+        stack.push_async_callback(registry.close)
+        with _or_no_start(url):
+            await mirror.load()
+            await registry.start()
+        length = max(settings.stored_history_length, registry.serving.scorer.features.history_length)
+        histories = Histories(redis, length)
+        ranker = Ranker(registry, histories, mirror, settings.history_timeout_ms)
+        stack.callback(ranker.close)
+        stack.push_async_callback(_cancel, asyncio.create_task(mirror.follow()))
+        stack.push_async_callback(_cancel, asyncio.create_task(registry.follow(settings.follow_interval_s)))
+        is_embedded = settings.redis_url is None
+        yield Replica(settings, gate, Items(redis), histories, mirror, registry, ranker, metrics, is_embedded)
+
+
+async def _redis_url(settings: Settings, stack: contextlib.AsyncExitStack) -> str:
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    valkey = await asyncio.to_thread(EmbeddedValkey.start, settings.data_dir)
+    stack.push_async_callback(asyncio.to_thread, valkey.stop)
+    return valkey.url
+
+
+async def _connected(url: str, timeout_s: float, stack: contextlib.AsyncExitStack) -> Redis:
+    redis = connection.connect(url, timeout_s)
+    stack.push_async_callback(redis.aclose)
+    await connection.check(redis, url)
+    return redis
+
+
+@contextlib.contextmanager
+def _or_no_start(url: str) -> Iterator[None]:
+    try:
+        yield
+    except connection.REDIS_ERRORS as error:
+        raise RedisAbsentError(f"Redis at {connection.without_secrets(url)} cannot be read: {error}") from error
+    except DeviceError as error:
+        raise StartError(str(error)) from error
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

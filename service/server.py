@@ -1,0 +1,111 @@
+"""`qin serve`: one process, uvicorn on uvloop, from start to an orderly end."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from service import logs
+from service.app import create_app
+from service.connection import without_secrets
+from service.errors import StartError
+from service.replica import Replica, open_replica
+from service.settings import Settings, read_settings
+
+
+def serve(**overrides: object) -> int:
+    """Serve until SIGTERM or SIGINT; returns the process's exit status.
+
+    Parameters
+    ----------
+    overrides
+        Settings of `service.settings.Settings` from the command line; None counts as not given.
+    """
+    try:
+        settings = read_settings(**overrides)
+        logs.configure()
+        uvloop.run(_serve(settings))
+    except StartError as error:
+        sys.stderr.write(f"qin serve: {error}\n")
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    with _bind(settings.host, settings.port) as listener:
+        async with open_replica(settings) as replica:
+            await Server(replica).serve([listener])
+
+
+class Server(uvicorn.Server):
+    """Uvicorn around a replica: says when it is ready, and stops without a failed request."""
+
+    def __init__(self, replica: Replica) -> None:
+        settings = replica.settings
+        super().__init__(
+            uvicorn.Config(
+                create_app(replica),
+                loop="none",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
+            )
+        )
+        self._replica = replica
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening, and say so."""
+        await super().startup(sockets)
+        if self.started and sockets:
+            sys.stdout.write(_ready_line(self._replica, sockets[0]) + "\n")
+            sys.stdout.flush()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop in order at the first signal; unlike uvicorn's own, nothing is raised again afterwards."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _stop(self, number: int) -> None:
+        self._replica.stopping = True
+        self.handle_exit(number, None)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listener
+
+
+def _ready_line(replica: Replica, listener: socket.socket) -> str:
+    settings, version = replica.settings, replica.registry.serving
+    host, port = listener.getsockname()[:2]
+    where = "embedded Valkey in " + str(settings.data_dir)
+    if settings.redis_url is not None:
+        where = "Redis at " + without_secrets(settings.redis_url.get_secret_value())
+    key = "needs the admin key" if replica.gate.key else "needs no key" if settings.on_loopback else "is refused"
+    return (
+        f"ready on http://{f'[{host}]' if ':' in host else host}:{port}: {settings.model} {version.name} "
+        f"on {version.scorer.provider}, {len(version.rows)} items from {where}; writing {key}"
+    )

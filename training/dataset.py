@@ -1,0 +1,62 @@
+"""The three files of a data folder, read and checked for training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contract.mmctr import read_items
+from contract.schema import Schema
+from training.data import (
+    Catalogue,
+    ClickRows,
+    build_catalogue,
+    fingerprint,
+    item_vocabulary,
+    read_click_rows,
+    schema_of,
+)
+from training.errors import DataError
+
+TRAIN, VALID, ITEM_INFO = "train.parquet", "valid.parquet", "item_info.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What a model is trained on, and what its epochs are compared on."""
+
+    train: ClickRows
+    valid: ClickRows
+    catalogue: Catalogue
+    vocabulary: NDArray[np.int64]  # (num_items,) item id of each vocabulary row
+    schema: Schema
+    fingerprint: str  # over the contents of the three files
+
+
+def read_dataset(folder: Path, history_length: int) -> Dataset:
+    """Read `train.parquet`, `valid.parquet` and `item_info.parquet`.
+
+    Raises
+    ------
+    DataError
+        Rows have no label, an item is not in item_info, or the validation labels are all of one class, so that
+        no epoch could be called the best.
+    MmctrError
+        A file is not of the MM-CTR layout.
+    """
+    info = read_items(folder / ITEM_INFO)
+    vocabulary, schema = item_vocabulary(info), schema_of(info, history_length)
+    catalogue = build_catalogue(info, vocabulary, schema)
+    train, valid = (_read_labelled(folder / name, catalogue, schema) for name in (TRAIN, VALID))
+    if valid.label is not None and len(np.unique(valid.label)) < 2:
+        raise DataError(f"{folder / VALID}: every label is {valid.label[0]:g}; AUC needs both classes")
+    files = (folder / name for name in (TRAIN, VALID, ITEM_INFO))
+    return Dataset(train, valid, catalogue, vocabulary, schema, fingerprint(*files))
+
+
+def _read_labelled(path: Path, catalogue: Catalogue, schema: Schema) -> ClickRows:
+    rows = read_click_rows(path, catalogue, schema)
+    if rows.label is None:
+        raise DataError(f"{path} has no column label")
+    return rows
