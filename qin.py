@@ -28,6 +28,9 @@ Redis = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Valkey.", envvar="QIN_DATA_DIR")]
 Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="QIN_URL")]
+AdminKey = Annotated[
+    str | None, typer.Option(help="Where the service has one.", envvar="QIN_ADMIN_KEY", show_envvar=True)
+]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -115,7 +118,7 @@ def load_items(
     """Write a catalogue to Redis."""
     from service.bulk import load_items as run
 
-    loaded = run(items, levels or [], redis, data_dir, console=err)
+    loaded = run(items, levels or [], redis, data_dir)
     out.print(f"{loaded.written} items written, {loaded.differing} had levels that differed between rows (last kept)")
 
 
@@ -128,7 +131,7 @@ def load_histories(
     """Write users' histories to Redis."""
     from service.bulk import load_histories as run
 
-    loaded = run(data, redis, data_dir, console=err)
+    loaded = run(data, redis, data_dir)
     out.print(f"{loaded.written} histories written, {loaded.differing} users had rows that differed (last kept)")
 
 
@@ -143,18 +146,9 @@ def serve(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Serve a model over HTTP."""
-    from service.server import run
+    from service.server import serve as run
 
-    given = {
-        "store": store,
-        "model": model,
-        "redis_url": redis,
-        "data_dir": data_dir,
-        "host": host,
-        "port": port,
-        "device": device,
-    }
-    sys.exit(run({name: value for name, value in given.items() if value is not None}))
+    sys.exit(run(store=store, model=model, redis_url=redis, data_dir=data_dir, host=host, port=port, device=device))
 
 
 @app.command(epilog="Example: `qin rank --user 42 --candidates 7,9,11 --top-k 2`")
@@ -172,34 +166,39 @@ def rank(
     from contract.client import Client
 
     with Client(url) as client:
-        out.print_json(data=client.rank(user, ids, top_k=top_k))
+        _print_json(client.rank(user, ids, top_k=top_k))
 
 
 @app.command(epilog="Example: `qin models --url http://127.0.0.1:8000`")
-def models(url: Url = DEFAULT_URL) -> None:
+def models(url: Url = DEFAULT_URL, model: Model = "qin", key: AdminKey = None) -> None:
     """List the versions that a service can serve."""
     from contract.client import Client
 
-    with Client(url) as client:
-        out.print_json(data=client.models())
+    with Client(url, key) as client:
+        _print_json(client.model(model))
 
 
 @app.command(epilog="Example: `qin promote 20260101T120000000Z-0123abcd`")
-def promote(version: str, model: Model = "qin", url: Url = DEFAULT_URL) -> None:
+def promote(
+    version: Annotated[str, typer.Argument(help="As `qin models` lists it.")],
+    model: Model = "qin",
+    url: Url = DEFAULT_URL,
+    key: AdminKey = None,
+) -> None:
     """Make a version the one that is served."""
     from contract.client import Client
 
-    with Client(url) as client:
-        out.print_json(data=client.promote(model, version))
+    with Client(url, key) as client:
+        _print_json(client.promote(version, model))
 
 
 @app.command(epilog="Example: `qin rollback`")
-def rollback(model: Model = "qin", url: Url = DEFAULT_URL) -> None:
+def rollback(model: Model = "qin", url: Url = DEFAULT_URL, key: AdminKey = None) -> None:
     """Go back to the version that was served before."""
     from contract.client import Client
 
-    with Client(url) as client:
-        out.print_json(data=client.rollback(model))
+    with Client(url, key) as client:
+        _print_json(client.rollback(model))
 
 
 @app.command(epilog="Example: `qin demo`")
@@ -208,6 +207,12 @@ def demo() -> None:
     from demo.story import run
 
     sys.exit(run(out))
+
+
+def _print_json(answer: object) -> None:
+    import msgspec
+
+    out.print_json(data=msgspec.to_builtins(answer))
 
 
 def main() -> None:

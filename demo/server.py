@@ -27,7 +27,18 @@ def running(store: Path, data_dir: Path, log: Path) -> Iterator[str]:
     """Run `qin serve` on a free port of this machine for as long as the block runs, and give its URL."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "qin", "serve", "--store", store, "--data-dir", data_dir, "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "qin",
+        "serve",
+        "--store",
+        str(store),
+        "--data-dir",
+        str(data_dir),
+        "--port",
+        str(port),
+    ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QIN_")}
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)  # noqa: S603
@@ -84,7 +95,7 @@ class SteadyRequests:
             while not self._done.is_set():
                 for user in self._users:
                     try:
-                        self.answers[client.rank(user, self._candidates)["version"]] += 1
+                        self.answers[client.rank(user, self._candidates).version] += 1
                     except Exception as error:
                         self.failures.append(str(error))
 

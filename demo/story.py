@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contract.client import Client
+from contract.wire import Item
 from demo.server import DemoError, SteadyRequests, running
 from demo.world import DataSet, World, make_world, write_data_set
 from export.checkpoint import export_checkpoint
@@ -101,8 +102,8 @@ class Story:
         self.wait_until_known(client, candidates)
         with self.step(f"Rank {NUM_CANDIDATES} candidates for user {USER}") as say:
             answer = client.rank(USER, candidates, top_k=5)
-            say(f"the best five, by version {answer['version']}:")
-            self.show(answer["items"], answer["scores"], history)
+            say(f"the best five, by version {answer.version}:")
+            self.show(answer.items or [], answer.scores, history)
             self.same_as(f"qin rank --user {USER} --candidates 1,2,3 --top-k 5")
 
     def append_event(self, client: Client) -> None:
@@ -110,16 +111,16 @@ class Story:
         history, candidates = self.stored_history(), self.candidates()
         other = self.item_unlike(history)
         with self.step(f"User {USER} watches items of another topic; rank again") as say:
-            before = client.rank(USER, [other])["scores"][0]
+            before = client.rank(USER, [other]).scores[0]
             seen = [other] * 4
             client.append_events(USER, seen)
-            after = client.rank(USER, [other])["scores"][0]
+            after = client.rank(USER, [other]).scores[0]
             say(
                 f"item {other} went from {before:.3f} to {after:.3f}; the truth went from "
                 f"{self.truth(history, other):.3f} to {self.truth(history + seen, other):.3f}"
             )
             answer = client.rank(USER, candidates, top_k=3)
-            self.show(answer["items"], answer["scores"], history + seen)
+            self.show(answer.items or [], answer.scores, history + seen)
 
     def new_item(self, client: Client) -> None:
         """Add an item that no model has seen, and rank it by its tags and embedding."""
@@ -128,9 +129,10 @@ class Story:
             likes, views = (int(level) for level in self.world.levels[twin])
             embedding = (self.world.direction[twin] @ self.world.lens).tolist()
             tags = [int(tag) for tag in self.world.tags[twin] if tag]
-            client.put_item(NEW_ITEM, embedding=embedding, tags=tags, likes_level=likes, views_level=views)
+            item = Item(embedding=embedding, tags=tags, likes_level=likes, views_level=views)
+            client.put_item(NEW_ITEM, item)
             waited = self.wait_until_known(client, [NEW_ITEM])
-            score = client.rank(USER, [NEW_ITEM], history=self.stored_history())["scores"][0]
+            score = client.rank(USER, [NEW_ITEM], history=self.stored_history()).scores[0]
             say(
                 f"ranked {waited * 1e3:.0f} ms after it was written: {score:.3f}, by its tags and embedding alone; "
                 f"the truth is {self.truth(self.stored_history(), twin):.3f}"
@@ -142,9 +144,9 @@ class Story:
         with self.step("Swap to the second model under steady requests, and back") as say:
             with SteadyRequests(url, users, self.candidates()) as requests:
                 time.sleep(0.5)
-                client.promote("qin", second)
+                client.promote(second)
                 time.sleep(0.5)
-                client.rollback("qin")
+                client.rollback()
                 time.sleep(0.5)
             counts = ", ".join(f"{count:,} by {version}" for version, count in requests.answers.items())
             say(f"{sum(requests.answers.values()):,} requests answered ({counts}), {len(requests.failures)} failed")
@@ -213,7 +215,7 @@ class Story:
     def wait_until_known(self, client: Client, items: list[int]) -> float:
         """Wait until the service's tables hold all of these items; return how long it took, in seconds."""
         started = time.perf_counter()
-        while client.rank(USER, items)["unknown_items"]:
+        while client.rank(USER, items).unknown_items:
             if time.perf_counter() - started > 30:
                 raise DemoError("the service does not see items that were written 30 s ago")
             time.sleep(0.002)

@@ -46,7 +46,8 @@ class World:
         interest = (self.direction[histories] * (histories > 0)[..., None]).sum(1)
         length = np.maximum(np.linalg.norm(interest, axis=1), 1e-9)
         affinity = (interest * direction).sum(1) / length
-        return 1 / (1 + np.exp(-(STRENGTH * affinity + QUALITY * quality + BIAS)))
+        probability: NDArray[np.float64] = 1 / (1 + np.exp(-(STRENGTH * affinity + QUALITY * quality + BIAS)))
+        return probability
 
 
 def make_world(

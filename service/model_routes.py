@@ -30,7 +30,7 @@ async def promote(model: str, request: Request) -> Response:
     """Make a version active: loaded and checked here first, then followed by every replica."""
     replica = _replica_of(model, request)
     promotion = decode(await read_body(request, replica.settings.max_body_bytes), _PROMOTION)
-    await asyncio.shield(replica.registry.promote(promotion.version))
+    await replica.registry.promote(promotion.version)
     return await _models(replica)
 
 
@@ -38,7 +38,7 @@ async def promote(model: str, request: Request) -> Response:
 async def rollback(model: str, request: Request) -> Response:
     """Make the version active again that was so before."""
     replica = _replica_of(model, request)
-    await asyncio.shield(replica.registry.rollback())
+    await replica.registry.rollback()
     return await _models(replica)
 
 

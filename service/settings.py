@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contract.bundle import BundleError, check_name
 from service.errors import SettingsError
 
 
@@ -45,6 +46,14 @@ class Settings(BaseSettings):
     redis_timeout_s: float = Field(default=2, gt=0)
     follow_interval_s: float = Field(default=0.5, gt=0, description="how often the active version is looked up")
     shutdown_grace_s: float = Field(default=10, ge=0, description="how long requests in flight may take to end")
+
+    @field_validator("model")
+    @classmethod
+    def _is_a_name(cls, model: str) -> str:
+        try:
+            return check_name(model)
+        except BundleError as error:
+            raise ValueError(str(error)) from error
 
     @property
     def on_loopback(self) -> bool:

@@ -21,7 +21,8 @@ _ITEM_IDS = msgspec.json.Decoder(wire.ItemIds)
 
 UserId = Annotated[int, Path(ge=0, le=MAX_ID)]
 IdempotencyKey = Annotated[
-    str | None, Header(min_length=1, max_length=255, description="makes a retry within a day safe")
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=255, description="makes a retry within a day safe"),
 ]
 
 

@@ -5,6 +5,7 @@ sizes (layers, rows, batch norm) follow from the names and shapes of the weights
 authors' code for arXiv 2504.17699.
 """
 
+import io
 import pickle
 import re
 from collections.abc import Mapping
@@ -69,15 +70,15 @@ def import_checkpoint(path: Path, feature_map: Path, out: Path, history_length: 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file that `torch.save` wrote; nothing else in it is ever run."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
     except OSError as error:
         raise ForeignCheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ForeignCheckpointError(
-            f"{path} is refused: its pickle is damaged or holds more than tensors"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ForeignCheckpointError(f"{path} is not a checkpoint that torch.save wrote: {error}") from error
+        raise ForeignCheckpointError(f"{path} is refused: its pickle is damaged or holds more than tensors") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise ForeignCheckpointError(f"{path} is not a whole file that torch.save wrote: {error}") from error
     if not isinstance(loaded, Mapping):
         raise ForeignCheckpointError(f"{path} holds one {type(loaded).__name__}, not a state dict of named tensors")
     others = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor)]

@@ -86,5 +86,5 @@ class QuadraticLayer(nn.Module):
 
 def masked_mean(tags_nTE: Tensor) -> Tensor:
     """Return (n, E) the mean over the slots whose embedding is not the zero vector; zero where there are none."""
-    count_n1 = (tags_nTE != 0).any(-1).sum(-1, keepdim=True)
+    count_n1 = (tags_nTE != 0).any(-1).sum(-1, keepdim=True, dtype=tags_nTE.dtype)
     return tags_nTE.sum(-2) / (count_n1 + 1e-12)

@@ -67,8 +67,7 @@ def train(
         raise CheckpointError(f"{out} holds a checkpoint already: resume its run, or train into another folder")
     console = console or Console(quiet=True)
     run = Run(read_dataset(data, recipe.history_length), out, recipe, resume)
-    progress = RunProgress(console, recipe.epochs)
-    with Journal(out, run.plateau.epoch) as journal:
+    with RunProgress(console, recipe.epochs) as progress, Journal(out, run.plateau.epoch) as journal:
         while not run.plateau.is_over(recipe):
             record = run.epoch(progress)
             journal.write(record)  # before the state: what is not in the state is dropped and done again

@@ -24,9 +24,9 @@ def served_scores(url: str, clicks: Clicks) -> NDArray[np.float32]:
         for user in np.unique(clicks.user_id):
             rows = np.flatnonzero(clicks.user_id == user)
             answer = client.rank(int(user), clicks.item_id[rows].tolist())
-            assert not answer["unknown_items"], answer
-            assert not answer["degraded"], answer
-            scores[rows] = answer["scores"]
+            assert not answer.unknown_items, answer
+            assert not answer.degraded, answer
+            scores[rows] = answer.scores
     return scores
 
 

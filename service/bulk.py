@@ -1,0 +1,137 @@
+"""`qin load-items` and `qin load-histories`: parquet files into Redis, thousands of rows a second."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis.asyncio import Redis
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from contract.codec import item_records, pack_items
+from contract.mmctr import read_items
+from service import connection, logs
+from service.embedded import running_or_own
+from service.items import Items, batched
+from service.last_rows import last_histories, last_levels
+from service.settings import default_data_dir
+from service.users import Histories
+
+_ITEMS_AT_ONCE = 2048
+_HISTORIES_AT_ONCE = 1024
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load did.
+
+    Attributes
+    ----------
+    written
+        Items or histories that were stored.
+    differing
+        How many of them came with differing values in the rows; the last one counts.
+    """
+
+    written: int
+    differing: int
+
+
+def load_items(
+    items: Path, levels: Sequence[Path] = (), redis_url: str | None = None, data_dir: Path | None = None
+) -> Loaded:
+    """Store the items of an `item_info` file, with the levels that click files last show of each.
+
+    Parameters
+    ----------
+    items
+        The `item_info` file.
+    levels
+        Files of clicks; items that occur in none get level 0.
+    redis_url
+        Where to store; none: the embedded Valkey of `data_dir`.
+
+    Raises
+    ------
+    MmctrError
+        A file is not of the MM-CTR layout.
+    ServiceError
+        Redis does not answer.
+    """
+    logs.configure()
+    info = read_items(items)
+    last, differing = last_levels(info.item_id, levels)
+    values = pack_items(item_records(info.tags, last, info.embedding))
+    rows = list(zip(info.item_id.tolist(), values, strict=True))
+
+    async def write(redis: Redis, batch: Sequence[tuple[int, bytes]]) -> None:
+        await Items(redis).write([item_id for item_id, _ in batch], [value for _, value in batch])
+
+    _run("items", rows, _ITEMS_AT_ONCE, write, redis_url, data_dir)
+    return Loaded(len(rows), differing)
+
+
+def load_histories(
+    data: Sequence[Path], redis_url: str | None = None, data_dir: Path | None = None, length: int = 64
+) -> Loaded:
+    """Store the history of each user's last row, in the order of files and rows.
+
+    Parameters
+    ----------
+    data
+        Files of clicks.
+    redis_url, data_dir
+        See `load_items`.
+    length
+        How many of a user's last items are kept.
+
+    Raises
+    ------
+    MmctrError
+        A file is not of the MM-CTR layout.
+    ServiceError
+        Redis does not answer.
+    """
+    logs.configure()
+    histories, differing = last_histories(data, length)
+
+    async def write(redis: Redis, batch: Sequence[tuple[int, bytes]]) -> None:
+        await Histories(redis, length).replace_many(batch)
+
+    _run("histories", list(histories.items()), _HISTORIES_AT_ONCE, write, redis_url, data_dir)
+    return Loaded(len(histories), differing)
+
+
+def _run(
+    what: str,
+    rows: Sequence[tuple[int, bytes]],
+    at_once: int,
+    write: Callable[[Redis, Sequence[tuple[int, bytes]]], Awaitable[None]],
+    redis_url: str | None,
+    data_dir: Path | None,
+) -> None:
+    place = contextlib.nullcontext(redis_url) if redis_url else running_or_own(data_dir or default_data_dir())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+
+    async def store(url: str) -> None:
+        async with _connected(url) as redis:
+            with Progress(*columns, transient=True) as progress, connection.or_unavailable(f"not all {what} stored"):
+                task = progress.add_task(what, total=len(rows))
+                for batch in batched(rows, at_once):
+                    await write(redis, batch)
+                    progress.advance(task, len(batch))
+
+    with place as url:
+        asyncio.run(store(url))
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[Redis]:
+    redis = connection.connect(url, _TIMEOUT_S)
+    try:
+        await connection.check(redis, url)
+        yield redis
+    finally:
+        await redis.aclose()

@@ -1,0 +1,183 @@
+import httpx
+import pytest
+
+from tests.service.running import Running, make_settings, running
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, store, valkey):
+    """One service for all of these tests: none of them changes anything."""
+    url = f"unix://{valkey.unix_socket_path}"
+    with running(make_settings(store.folder, url, max_body_bytes=4096, max_candidates=100, max_users=5)) as started:
+        yield started
+
+
+def problem(response: httpx.Response, status: int, field: str | None = None) -> dict:
+    """Check that an answer is a whole problem document, and return it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    content = response.json()
+    assert content["status"] == status
+    assert content["title"]
+    assert content["detail"]
+    assert "Traceback" not in response.text
+    if field is not None:
+        assert content["field"] == field
+    return content
+
+
+RANK_CASES = [
+    ("", 400, None),
+    ("{", 400, None),
+    ('{"user_id": 1, "candidates": [1]} x', 400, None),
+    ("\xff\xfe", 400, None),
+    ("null", 422, None),
+    ("[]", 422, None),
+    ('{"user_id": 1}', 422, None),
+    ('{"candidates": [1]}', 422, None),
+    ('{"user_id": 1, "candidates": [1], "surprise": 1}', 422, None),
+    ('{"user_id": 1, "candidates": [1], "deadline_ms": 5}', 422, None),
+    ('{"user_id": 1, "candidates": []}', 422, "candidates"),
+    ('{"user_id": "1", "candidates": [1]}', 422, "user_id"),
+    ('{"user_id": -1, "candidates": [1]}', 422, "user_id"),
+    ('{"user_id": 9223372036854775808, "candidates": [1]}', 422, "user_id"),
+    ('{"user_id": 1, "candidates": [1, -7]}', 422, "candidates[1]"),
+    ('{"user_id": 1, "candidates": [1.5]}', 422, "candidates[0]"),
+    ('{"user_id": 1, "candidates": [null]}', 422, "candidates[0]"),
+    ('{"user_id": 1, "candidates": 1}', 422, "candidates"),
+    ('{"user_id": 1, "candidates": [1], "history": [2, -2]}', 422, "history[1]"),
+    ('{"user_id": 1, "candidates": [1], "top_k": 0}', 422, "top_k"),
+    ('{"user_id": 1, "candidates": [1], "likes_level": [11]}', 422, "likes_level[0]"),
+    ('{"user_id": 1, "candidates": [1, 2], "likes_level": [1]}', 422, "likes_level"),
+    ('{"user_id": 1, "candidates": [1], "views_level": []}', 422, "views_level"),
+    ('{"requests": []}', 422, "requests"),
+    ('{"requests": [{"user_id": 1, "candidates": []}]}', 422, "requests[0].candidates"),
+    ('{"requests": [{"user_id": 1, "candidates": [1], "views_level": [1, 2]}]}', 422, "requests[0].views_level"),
+    ('{"requests": [{"user_id": 1, "candidates": [1]}], "model": "x"}', 422, None),
+    ('{"user_id": 1, "candidates": [NaN]}', 422, None),
+    ('{"user_id": 1, "candidates": %s}' % ("[" * 2000), 422, "candidates[0]"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "field"), RANK_CASES)
+def test_wrong_rank_bodies_are_refused_with_the_field_that_is_wrong(shared: Running, body, status, field):
+    """Malformed JSON is 400, anything else wrong is 422 and names the path of what is wrong."""
+    problem(shared.http.post("/v1/rank", content=body.encode("latin-1")), status, field)
+
+
+def test_too_many_candidates_are_refused(shared: Running):
+    """One candidate over the limit is 413, in one request and summed over several; the limit itself is fine."""
+    at_limit = {"user_id": 1, "candidates": list(range(100))}
+    assert shared.http.post("/v1/rank", json=at_limit).status_code == 200
+    problem(shared.http.post("/v1/rank", json={"user_id": 1, "candidates": list(range(101))}), 413, "candidates")
+    half = {"user_id": 1, "candidates": list(range(51))}
+    problem(shared.http.post("/v1/rank", json={"requests": [half, half]}), 413, "candidates")
+
+
+def test_too_many_users_are_refused(shared: Running):
+    """More requests in one body than allowed are 413."""
+    one = {"user_id": 1, "candidates": [1]}
+    problem(shared.http.post("/v1/rank", json={"requests": [one] * 6}), 413, "requests")
+
+
+def test_a_body_over_the_limit_is_refused_and_the_next_request_is_answered(shared: Running):
+    """A large body is 413 whether it announces its length or comes in chunks; the connection stays usable."""
+    problem(shared.http.post("/v1/rank", content=b" " * 5000), 413)
+    problem(shared.http.post("/v1/rank", content=(b" " * 1000 for _ in range(5))), 413)
+    problem(shared.http.put("/v1/items/1", content=b" " * 5000), 413)
+    assert shared.http.post("/v1/rank", json={"user_id": 1, "candidates": [1]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v1/nothing", 404),
+        ("POST", "/v1/rank/", 404),
+        ("GET", "/v1/rank", 405),
+        ("PATCH", "/v1/items/1", 405),
+        ("DELETE", "/v1/items", 405),
+        ("GET", "/v1/items/seven", 422),
+        ("GET", "/v1/items/-7", 422),
+        ("GET", "/v1/items/9223372036854775808", 422),
+        ("GET", "/v1/items/1.5", 422),
+        ("GET", "/v1/users/-1/history", 422),
+        ("POST", "/v1/users/me/events", 422),
+        ("GET", "/v1/items/12345", 404),
+        ("GET", "/v1/items/%00", 422),
+        ("POST", "/v1/models/other/promote", 404),
+        ("POST", "/v1/models/..%2f..%2fetc/promote", 404),
+        ("POST", "/v1/models/other/rollback", 404),
+    ],
+)
+def test_wrong_paths_are_problems_too(shared: Running, method, path, status):
+    """Unknown paths, methods and ids are problem documents like every other error."""
+    problem(shared.http.request(method, path, content=b"{}"), status)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ("{", 400, None),
+        ("{}", 422, None),
+        ('{"item_ids": 3}', 422, "item_ids"),
+        ('{"item_ids": [1, -3]}', 422, "item_ids[1]"),
+        ('{"item_ids": ["3"]}', 422, "item_ids[0]"),
+        ('{"item_ids": [1], "ttl": 5}', 422, None),
+    ],
+)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/users/1/events"), ("PUT", "/v1/users/1/history")])
+def test_wrong_histories_are_refused(shared: Running, method, path, body, status, field):
+    """Events and histories are lists of non-negative ids and nothing else."""
+    problem(shared.http.request(method, path, content=body), status, field)
+
+
+def test_an_overlong_idempotency_key_is_refused(shared: Running):
+    """A key of more than 255 characters is 422."""
+    response = shared.http.post("/v1/users/1/events", json={"item_ids": [1]}, headers={"Idempotency-Key": "k" * 256})
+    problem(response, 422, "Idempotency-Key")
+
+
+GOOD = "0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ("{", 400, None),
+        ("{}", 422, None),
+        ('{"embedding": [1, 2]}', 422, "embedding"),
+        (f'{{"embedding": [{GOOD}, NaN]}}', 422, None),
+        (f'{{"embedding": [{GOOD}, -Infinity]}}', 422, None),
+        (f'{{"embedding": [{GOOD}, 1e39]}}', 422, "embedding[7]"),
+        (f'{{"embedding": [{GOOD}, 1e999]}}', 422, None),
+        (f'{{"embedding": [{GOOD}, null]}}', 422, "embedding[7]"),
+        (f'{{"embedding": [{GOOD}, "1"]}}', 422, "embedding[7]"),
+        (f'{{"embedding": [{GOOD}, 1], "tags": [1, 2, 3, 4, 5, 6]}}', 422, "tags"),
+        (f'{{"embedding": [{GOOD}, 1], "tags": [-1]}}', 422, "tags[0]"),
+        (f'{{"embedding": [{GOOD}, 1], "tags": [2147483648]}}', 422, "tags[0]"),
+        (f'{{"embedding": [{GOOD}, 1], "likes_level": 11}}', 422, "likes_level"),
+        (f'{{"embedding": [{GOOD}, 1], "views_level": -1}}', 422, "views_level"),
+        (f'{{"embedding": [{GOOD}, 1], "item_id": 8}}', 422, "item_id"),
+        (f'{{"embedding": [{GOOD}, 1], "price": 8}}', 422, None),
+    ],
+)
+def test_wrong_items_are_refused(shared: Running, body, status, field):
+    """An item of another width, with numbers that are none, or out of range is 422 and is not stored."""
+    problem(shared.http.put("/v1/items/7", content=body), status, field)
+    assert shared.http.get("/v1/items/7").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("{", 400),
+        ("{}", 422),
+        ('{"version": ""}', 422),
+        ('{"version": 3}', 422),
+        ('{"version": "v", "force": 1}', 422),
+    ],
+)
+def test_wrong_promotions_are_refused(shared: Running, body, status):
+    """A promotion names a version and nothing else."""
+    problem(shared.http.post("/v1/models/qin/promote", content=body), status)

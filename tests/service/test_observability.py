@@ -1,0 +1,70 @@
+import re
+
+from tests.service.running import Running
+
+
+def value(service: Running, name: str) -> float:
+    """The value of one metric, labels included in its name."""
+    return float(re.search(rf"^{re.escape(name)} (\S+)$", service.http.get("/metrics").text, re.MULTILINE)[1])
+
+
+def test_requests_are_counted_by_route_not_by_id(service: Running):
+    """Ids do not become labels, and unknown paths share one."""
+    for user in range(3):
+        service.client.append_events(user, [1])
+    service.http.get("/v1/items/4711")
+    service.http.get("/nothing/1")
+    service.http.get("/nothing/2")
+    assert value(service, 'qin_requests_total{method="POST",route="/v1/users/{user_id}/events",status="204"}') == 3
+    assert value(service, 'qin_requests_total{method="GET",route="/v1/items/{item_id}",status="404"}') == 1
+    assert value(service, 'qin_requests_total{method="any",route="none",status="404"}') == 2
+
+
+def test_ranks_are_counted_and_timed(service: Running, store):
+    """Candidates, unknown ones, latencies, items and the serving version can be read off."""
+    service.client.rank(1, [1, 2, 5000])
+    service.client.rank(1, [1])
+    assert value(service, "qin_candidates_total") == 4
+    assert value(service, "qin_unknown_candidates_total") == 1
+    assert value(service, "qin_rank_seconds_count") == 2
+    assert value(service, "qin_items") == 120
+    label = f'{{model="qin",provider="CPUExecutionProvider",version="{store.new.name}"}}'
+    assert value(service, f"qin_serving{label}") == 1
+    service.client.promote(store.old.name)
+    assert store.new.name not in service.http.get("/metrics").text
+    assert value(service, "qin_swap_seconds_count") == 1
+
+
+def test_probes_tell_life_and_readiness(service: Running):
+    """Alive and ready while serving; alive and not ready once stopping."""
+    assert service.http.get("/v2/health/live").json() == {"live": True}
+    assert service.http.get("/v2/health/ready").json() == {"ready": True}
+    service.replica.stopping = True
+    response = service.http.get("/v2/health/ready")
+    assert (response.status_code, response.json()) == (503, {"ready": False})
+    assert service.http.get("/v2/health/live").status_code == 200
+
+
+def test_the_openapi_document_describes_every_route(service: Running):
+    """Bodies have schemas and examples, errors are problems, and every reference leads somewhere."""
+    document = service.http.get("/openapi.json").json()
+    assert service.http.get("/docs").status_code == 200
+    schemas = document["components"]["schemas"]
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', service.http.get("/openapi.json").text))
+    assert references <= schemas.keys()
+    rank = document["paths"]["/v1/rank"]["post"]
+    assert "several_users" in rank["requestBody"]["content"]["application/json"]["examples"]
+    assert set(schemas["RankRequest"]["required"]) == {"user_id", "candidates"}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if path.startswith("/v1"):
+                assert "application/problem+json" in operation["responses"]["default"]["content"]
+                assert (method in ("post", "put")) <= ("requestBody" in operation or path.endswith("rollback"))
+
+
+def test_the_examples_are_accepted(service: Running):
+    """What /docs shows can be sent as it is, but for the width of the embedding and the version's name."""
+    document = service.http.get("/openapi.json").json()
+    examples = document["paths"]["/v1/rank"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    for example in examples.values():
+        assert service.http.post("/v1/rank", json=example["value"]).status_code == 200
