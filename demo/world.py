@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from training.metrics import auc
+
 STRENGTH, QUALITY, BIAS = 3.0, 1.0, -1.0
 NUM_DIRECTIONS = 8
 MAX_TAGS = 5
@@ -144,7 +146,9 @@ def write_data_set(
         }
     )
     pq.write_table(items, folder / "item_info.parquet")
-    return DataSet(folder, _auc(probability, label))
+    best_auc = auc(label.astype(np.float32), probability)
+    assert best_auc is not None  # both outcomes occur
+    return DataSet(folder, best_auc)
 
 
 def _write_clicks(
@@ -164,10 +168,3 @@ def _write_clicks(
     }
     pq.write_table(pa.table(columns), path)
     return probability, label
-
-
-def _auc(score: NDArray[np.float64], label: NDArray[np.int64]) -> float:
-    """Return the chance that a click scores above a non-click; true probabilities hardly ever tie."""
-    rank = np.argsort(np.argsort(score)) + 1
-    clicks = int(label.sum())
-    return float((rank[label == 1].sum() - clicks * (clicks + 1) / 2) / (clicks * (len(label) - clicks)))

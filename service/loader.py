@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ from scoring.device import Device
 from scoring.errors import DeviceError, ScoringError
 from scoring.scorer import Scorer
 from service.errors import ConflictError, InvalidError, NotFoundError, RequestError
-from service.items import Change
 from service.mirror import Mirror
 from service.version import LoadedVersion
 
@@ -67,7 +67,7 @@ class Loader:
 
     async def _load(self, name: str, serving: LoadedVersion | None) -> LoadedVersion:
         bundle = await asyncio.to_thread(self._read, name)
-        await asyncio.to_thread(check_fits, bundle.manifest.features, self._mirror.snapshot(), serving)
+        await asyncio.to_thread(check_fits, bundle.manifest.features, self._mirror.snapshot()[1], serving)
         # Not in the encoding thread: the threads that a session starts inherit the priority of the one that opens it.
         scorer = await asyncio.to_thread(Scorer, bundle, self._options.device, self._options.num_threads)
         await asyncio.to_thread(scorer.verify)
@@ -97,9 +97,9 @@ class Loader:
         self._following.shutdown()
 
 
-def check_fits(features: Schema, stored: list[Change], serving: LoadedVersion | None) -> None:
+def check_fits(features: Schema, stored: Sequence[bytes], serving: LoadedVersion | None) -> None:
     """Raise ConflictError if a model cannot read most stored items, or needs other histories than are served."""
-    layouts = Counter((int.from_bytes(value[4:6], "little"), value[1]) for _, value in stored if len(value) >= 8)
+    layouts = Counter((int.from_bytes(value[4:6], "little"), value[1]) for value in stored if len(value) >= 8)
     if layouts:
         width, num_slots = layouts.most_common(1)[0][0]
         if width != features.embedding_width:

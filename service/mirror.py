@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from contract.codec import NUM_BUCKETS, bucket_of
 from service import log
 from service.connection import REDIS_ERRORS
-from service.items import Change, Items, batched
+from service.items import Items, batched
 
 _WAIT_MS = 500
 _GATHER_S = 0.005
@@ -59,9 +59,10 @@ class Mirror:
         """Return the packed item, or None."""
         return self._values[bucket_of(item_id)].get(item_id)
 
-    def snapshot(self) -> list[Change]:
-        """Return all items as they are now."""
-        return list(itertools.chain.from_iterable(values.items() for values in self._values))
+    def snapshot(self) -> tuple[list[int], list[bytes]]:
+        """Return the ids and the packed values of all items as they are now."""
+        ids = itertools.chain.from_iterable(self._values)
+        return list(ids), list(itertools.chain.from_iterable(values.values() for values in self._values))
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` with the ids of items that changed or went, from now on."""

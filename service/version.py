@@ -14,7 +14,6 @@ from contract.codec import CodecError, unpack_items
 from contract.schema import Schema
 from scoring.rows import ItemRows
 from scoring.scorer import Scorer
-from service.items import Change, batched
 from service.mirror import Mirror
 
 _FILL_AT_ONCE = 4096
@@ -46,8 +45,10 @@ class LoadedVersion:
     async def fill(self, thread: Executor) -> None:
         """Encode the whole catalogue in `thread`; from here on changes are noted."""
         self._mirror.subscribe(self._note)
-        for changes in batched(self._mirror.snapshot(), _FILL_AT_ONCE):
-            await self._write(changes, thread)
+        ids, values = self._mirror.snapshot()
+        for start in range(0, len(ids), _FILL_AT_ONCE):
+            part = slice(start, start + _FILL_AT_ONCE)
+            await self._write(ids[part], values[part], thread)
         await self._catch_up(thread)
 
     def follow(self, thread: Executor) -> None:
@@ -75,15 +76,15 @@ class LoadedVersion:
         self._wake.clear()
         while self._pending:
             ids = list(self._pending)[:_FOLLOW_AT_ONCE]
-            await self._write([(item_id, self._mirror.get(item_id) or b"") for item_id in ids], thread)
+            await self._write(ids, [self._mirror.get(item_id) or b"" for item_id in ids], thread)
 
-    async def _write(self, changes: Sequence[Change], thread: Executor) -> None:
-        # Forgotten before they are read again, noted anew if the writing fails: no change is ever skipped.
-        self._pending.difference_update(item_id for item_id, _ in changes)
+    async def _write(self, item_ids: list[int], values: list[bytes], thread: Executor) -> None:
+        # Forgotten before they are written, noted anew if the writing fails: no change is ever skipped.
+        self._pending.difference_update(item_ids)
         try:
-            await asyncio.get_running_loop().run_in_executor(thread, write_rows, self.rows, changes)
+            await asyncio.get_running_loop().run_in_executor(thread, write_rows, self.rows, item_ids, values)
         except BaseException:
-            self._note([item_id for item_id, _ in changes])
+            self._note(item_ids)
             raise
 
     def _note(self, item_ids: Collection[int]) -> None:
@@ -91,29 +92,34 @@ class LoadedVersion:
         self._wake.set()
 
 
-def write_rows(rows: ItemRows, changes: Sequence[Change]) -> None:
+def write_rows(rows: ItemRows, item_ids: Sequence[int], values: Sequence[bytes]) -> None:
     """Bring table rows up to date; an empty value, or one that this model cannot read, removes the item."""
-    item_ids, records = _readable(changes, rows.scorer.features)
-    rows.update(item_ids, records)
-    gone = np.setdiff1d(np.array([item_id for item_id, _ in changes], dtype=np.int64), item_ids)
+    kept, records = _readable(item_ids, values, rows.scorer.features)
+    rows.update(kept, records)
+    gone = np.setdiff1d(np.array(item_ids, dtype=np.int64), kept)
     if len(gone):
         rows.remove(gone)
 
 
-def _readable(changes: Sequence[Change], features: Schema) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    kept = [change for change in changes if change[1]]
+def _readable(
+    item_ids: Sequence[int], values: Sequence[bytes], features: Schema
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
     try:
-        records = unpack_items([value for _, value in kept], features.embedding_width, features.max_tags)
+        records = unpack_items(values, features.embedding_width, features.max_tags)
     except CodecError:
-        kept = [change for change in kept if _is_readable(change, features)]
-        records = unpack_items([value for _, value in kept], features.embedding_width, features.max_tags)
-    return np.array([item_id for item_id, _ in kept], dtype=np.int64), records
+        kept = [
+            position for position, value in enumerate(values) if _is_readable(item_ids[position], value, features)
+        ]
+        item_ids, values = [item_ids[position] for position in kept], [values[position] for position in kept]
+        records = unpack_items(values, features.embedding_width, features.max_tags)
+    return np.array(item_ids, dtype=np.int64), records
 
 
-def _is_readable(change: Change, features: Schema) -> bool:
+def _is_readable(item_id: int, value: bytes, features: Schema) -> bool:
     try:
-        unpack_items([change[1]], features.embedding_width, features.max_tags)
+        unpack_items([value], features.embedding_width, features.max_tags)
     except CodecError as error:
-        _log.warning("stored item is not readable and counts as unknown", item_id=change[0], reason=str(error))
+        if value:
+            _log.warning("stored item is not readable and counts as unknown", item_id=item_id, reason=str(error))
         return False
     return True

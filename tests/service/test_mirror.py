@@ -58,7 +58,7 @@ async def write(items: Items, **values: bytes) -> None:
 
 def contents(mirror: Mirror) -> dict[int, bytes]:
     """Everything that a mirror holds."""
-    return dict(mirror.snapshot())
+    return dict(zip(*mirror.snapshot(), strict=True))
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
