@@ -7,7 +7,18 @@ from typing import Any, Self, TypeVar
 import httpx
 import msgspec
 
-from contract.wire import BulkResult, Item, ItemIds, Models, Problem, Ranking, Rankings, RankManyRequest, RankRequest
+from contract.wire import (
+    BulkResult,
+    Item,
+    ItemIds,
+    ModelInfo,
+    Models,
+    Problem,
+    Ranking,
+    Rankings,
+    RankManyRequest,
+    RankRequest,
+)
 
 T = TypeVar("T")
 
@@ -106,6 +117,13 @@ class Client:
     def models(self) -> Models:
         """Return what serves and what else is in the store."""
         return _decoded(self._send("GET", "/v1/models"), Models)
+
+    def model(self, name: str = "qin") -> ModelInfo:
+        """Return what serves of one model and what else of it is in the store."""
+        for model in self.models().models:
+            if model.name == name:
+                return model
+        raise ClientError(f"there is no model {name!r} at {self._url}", 404)
 
     def promote(self, version: str, model: str = "qin") -> Models:
         """Make a version active; returns once it serves."""

@@ -55,7 +55,7 @@ class Story:
         with self.step("Make clicks whose probability is known") as say:
             data = write_data_set(self.world, self.folder / "data")
             say(
-                f"40,000 clicks to learn from, 8,000 to check with; the best AUC that any model can reach is "
+                f"80,000 clicks to learn from, 8,000 to check with; the best AUC that any model can reach is "
                 f"{data.best_auc:.4f}"
             )
         first = self.train_and_export(data, "first")

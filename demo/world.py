@@ -53,8 +53,8 @@ class World:
 
 
 def make_world(
-    num_items: int = 1000,
-    num_users: int = 2000,
+    num_items: int = 500,
+    num_users: int = 1000,
     history_length: int = 16,
     embedding_width: int = 16,
     num_topics: int = 12,
@@ -131,7 +131,7 @@ class DataSet:
 
 
 def write_data_set(
-    world: World, folder: Path, num_train: int = 40_000, num_valid: int = 8_000, seed: int = 2
+    world: World, folder: Path, num_train: int = 80_000, num_valid: int = 8_000, seed: int = 2
 ) -> DataSet:
     """Draw clicks and write train.parquet, valid.parquet and item_info.parquet."""
     folder.mkdir(parents=True, exist_ok=True)

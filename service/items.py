@@ -56,7 +56,7 @@ class Items:
         buckets: defaultdict[int, list[Change]] = defaultdict(list)
         for item_id, value in zip(item_ids, values, strict=True):
             buckets[bucket_of(item_id)].append((item_id, value))
-        pipeline = self.redis.pipeline(transaction=False)
+        pipeline = self.redis.pipeline()
         for bucket, changes in buckets.items():
             for start in range(0, len(changes), _WRITE_AT_ONCE):
                 arguments = [part for change in changes[start : start + _WRITE_AT_ONCE] for part in change]
@@ -74,7 +74,7 @@ class Items:
         buckets: defaultdict[int, list[int]] = defaultdict(list)
         for item_id in item_ids:
             buckets[bucket_of(item_id)].append(item_id)
-        pipeline = self.redis.pipeline(transaction=False)
+        pipeline = self.redis.pipeline()
         for bucket, ids in buckets.items():
             pipeline.hmget(items_key(bucket), [str(item_id) for item_id in ids])
         replies = await pipeline.execute()
@@ -85,7 +85,7 @@ class Items:
 
     async def count(self) -> int:
         """Return how many items are stored."""
-        pipeline = self.redis.pipeline(transaction=False)
+        pipeline = self.redis.pipeline()
         for bucket in range(NUM_BUCKETS):
             pipeline.hlen(items_key(bucket))
         return sum(await pipeline.execute())

@@ -39,7 +39,7 @@ class Entry:
 
 async def read_tails(redis: Redis, buckets: Sequence[int]) -> list[Position]:
     """Return where the log of each bucket ends."""
-    pipeline = redis.pipeline(transaction=False)
+    pipeline = redis.pipeline()
     for bucket in buckets:
         pipeline.xrevrange(log_key(bucket), count=1)
     replies = await pipeline.execute()

@@ -40,6 +40,7 @@ class Registry:
         self._folder, self._loader, self._active, self._metrics = folder, loader, active, metrics
         self._serving: LoadedVersion | None = None
         self._swapping = asyncio.Lock()
+        self._loading = False
         self._problem: str | None = None
         self._failed, self._try_again = "", 0.0
 
@@ -139,10 +140,14 @@ class Registry:
         """Serve whatever becomes active, until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
-            if not self._swapping.locked():
-                with contextlib.suppress(*REDIS_ERRORS):
-                    async with self._swapping:
+            if self._swapping.locked():
+                continue
+            try:
+                async with self._swapping:
+                    with contextlib.suppress(*REDIS_ERRORS):
                         await self._follow_once()
+            except Exception:
+                _log.exception("the active version could not be followed")
 
     async def close(self) -> None:
         """Stop keeping the serving version up to date."""
@@ -151,7 +156,11 @@ class Registry:
 
     async def _follow_once(self) -> None:
         active, _ = await self._active.read()
-        if active is None or active == self.serving.name:
+        if active is None:
+            # Redis lost the key: what serves stays active, for replicas that start later too.
+            await self._active.propose(self.serving.name)
+            return
+        if active == self.serving.name:
             self._problem = None
             return
         if active == self._failed and time.monotonic() < self._try_again:
@@ -167,12 +176,15 @@ class Registry:
 
     async def _swapped_in(self, name: str) -> LoadedVersion:
         started = time.monotonic()
+        self._loading = True
         try:
             loaded = await self._loader.load(name, self.serving)
         except Exception as error:
             self._metrics.swap_failures.inc()
             _log.warning("version not swapped in", version=name, reason=str(error))
             raise
+        finally:
+            self._loading = False
         self._metrics.swap_seconds.observe(time.monotonic() - started)
         return loaded
 
@@ -183,7 +195,8 @@ class Registry:
 
     @contextlib.asynccontextmanager
     async def _one_swap(self) -> AsyncIterator[None]:
-        if self._swapping.locked():
+        # Whoever only looks up the active version holds the lock for a moment: that is worth waiting for.
+        if self._loading:
             raise ConflictError("another version is being loaded; try again when it serves")
         async with self._swapping:
             yield

@@ -98,12 +98,13 @@ def _or_no_start(url: str) -> Iterator[None]:
     try:
         yield
     except connection.REDIS_ERRORS as error:
-        raise RedisAbsentError(f"Redis at {connection.without_secrets(url)} cannot be read: {error}") from error
+        raise RedisAbsentError(
+            f"Redis at {connection.without_secrets(url)} cannot be read: {error or type(error).__name__}"
+        ) from error
     except DeviceError as error:
         raise StartError(str(error)) from error
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.wait([task])

@@ -43,7 +43,7 @@ class Histories:
         """Return each user's packed history, empty where there is none."""
         if len(user_ids) == 1:
             return [cast("bytes | None", await self.redis.get(history_key(user_ids[0]))) or b""]
-        pipeline = self.redis.pipeline(transaction=False)
+        pipeline = self.redis.pipeline()
         for user_id in user_ids:
             pipeline.get(history_key(user_id))
         return [value or b"" for value in await pipeline.execute()]
@@ -77,7 +77,7 @@ class Histories:
 
     async def replace_many(self, histories: Sequence[tuple[int, bytes]]) -> None:
         """Store many packed histories in one round trip."""
-        pipeline = self.redis.pipeline(transaction=False)
+        pipeline = self.redis.pipeline()
         for user_id, packed in histories:
             pipeline.set(history_key(user_id), packed[-8 * self.length :])
         await pipeline.execute()

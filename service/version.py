@@ -1,7 +1,6 @@
 """One version of the model, loaded: its scorer, and the catalogue as rows of its tables."""
 
 import asyncio
-import contextlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -60,8 +59,7 @@ class LoadedVersion:
         self._mirror.unsubscribe(self._note)
         if self._following is not None:
             self._following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._following
+            await asyncio.wait([self._following])
 
     async def _follow(self, thread: Executor) -> None:
         while True:

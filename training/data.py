@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from contract.ids import IdIndex
 from contract.mmctr import Clicks, ItemInfo, iter_clicks
@@ -58,16 +59,24 @@ def item_vocabulary(info: ItemInfo) -> NDArray[np.int64]:
 
 
 def schema_of(info: ItemInfo, history_length: int) -> Schema:
-    """Return the schema of a model that is trained on these items."""
-    if not len(info) or not info.tags.shape[1] or not info.embedding.shape[1]:
-        raise DataError("item_info holds no item, no tag slot or no embedding")
-    return Schema(
-        num_items=len(item_vocabulary(info)),
-        num_tags=int(info.tags.max()) + 1,
-        max_tags=info.tags.shape[1],
-        embedding_width=info.embedding.shape[1],
-        history_length=history_length,
-    )
+    """Return the schema of a model that is trained on these items.
+
+    Raises
+    ------
+    DataError
+        There is no item, or more tag slots or a wider embedding than a model can have.
+    """
+    try:
+        return Schema(
+            num_items=len(item_vocabulary(info)),
+            num_tags=int(info.tags.max(initial=0)) + 1,
+            max_tags=info.tags.shape[1],
+            embedding_width=info.embedding.shape[1],
+            history_length=history_length,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"item_info cannot be learned from: {first['loc'][0]}: {first['msg']}") from error
 
 
 def build_catalogue(info: ItemInfo, vocabulary: NDArray[np.int64], schema: Schema) -> Catalogue:

@@ -50,7 +50,8 @@ def read_feature_map(path: Path, history_length: int) -> FeatureMap:
     expected = [*_TABLES, "one of type embedding"]
     if tuple(embedded[:-1]) != _TABLES or features[embedded[-1]].type != "embedding":
         raise ForeignCheckpointError(
-            f"{path}: the features are {', '.join(embedded) or 'none'}; a QIN has {', '.join(expected)}, in this order"
+            f"{path}: the features are {', '.join(embedded) or 'none'}; "
+            f"a QIN has, in this order, {', '.join(expected)}"
         )
     tags, embedding = features["item_tags"], features[embedded[-1]]
     pooling = tags.feature_encoder or ""

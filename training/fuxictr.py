@@ -76,7 +76,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ForeignCheckpointError(f"{path} is refused: its pickle is damaged or holds more than tensors") from error
+        raise ForeignCheckpointError(f"{path} is refused: it is damaged or holds more than tensors") from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise ForeignCheckpointError(f"{path} is not a whole file that torch.save wrote: {error}") from error
     if not isinstance(loaded, Mapping):

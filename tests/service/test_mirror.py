@@ -258,6 +258,26 @@ def test_a_dropped_connection_loses_nothing(redis_url):
     run(test)
 
 
+def test_following_ends_whenever_it_is_cancelled(redis_url):
+    """A cancellation is never lost, whatever the mirror is doing when it comes."""
+
+    async def cancel_after(delay_s: float) -> None:
+        async with connect(redis_url, 5) as own:
+            mirror = Mirror(own)
+            await mirror.load()
+            task = asyncio.create_task(mirror.follow())
+            await asyncio.sleep(delay_s)
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=5)
+            assert done
+
+    async def test() -> None:
+        for _ in range(5):
+            await asyncio.gather(*(cancel_after(i * 0.0004) for i in range(20)))
+
+    run(test)
+
+
 def test_a_log_of_something_else_is_survived(redis_url):
     """An entry that is not ours is reported and stops nothing for good: once it is gone, all is read again."""
 

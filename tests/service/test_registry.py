@@ -14,8 +14,10 @@ import pytest
 from contract.bundle import GOLDEN, MANIFEST, RANKER, Golden, hash_files
 from contract.client import ClientError
 from contract.codec import versions_key
+from scoring.rows import ItemRows
 from scoring.scorer import Scorer
 from service.errors import NoVersionError
+from service.version import write_rows
 from tests.fakes import make_bundle
 from tests.service.catalogue import NUM_ITEMS, Expected, make_item, make_records, record_of
 from tests.service.conftest import Store
@@ -279,6 +281,32 @@ def test_items_that_change_during_a_swap_are_right_after_it(service: Running, st
         np.testing.assert_allclose(ranking.scores, expected, rtol=0, atol=1e-6)
 
 
+def test_items_that_change_while_a_version_is_filled_are_caught_up(service: Running, store: Store, monkeypatch):
+    """What is put, changed and deleted after the catalogue was copied is known to the version once it serves."""
+    copied, go_on = threading.Event(), threading.Event()
+
+    def slowly(rows: ItemRows, item_ids: list[int], values: list[bytes]) -> None:
+        if len(item_ids) == NUM_ITEMS:
+            copied.set()
+            go_on.wait(10)
+        write_rows(rows, item_ids, values)
+
+    monkeypatch.setattr("service.version.write_rows", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        promotion = pool.submit(service.client.promote, store.old.name)
+        assert copied.wait(10)
+        service.client.put_item(7, make_item(7))
+        service.client.put_item(500, make_item(500))
+        service.client.delete_item(8)
+        wait_until(lambda: service.client.rank(1, [7, 500, 8]).unknown_items == [2])
+        go_on.set()
+        promotion.result()
+    ranking = service.client.rank(1, [7, 500, 8])
+    assert (ranking.version, ranking.unknown_items) == (store.old.name, [2])
+    expected = Expected(store.old, [7, 500], np.concatenate([record_of(make_item(i)) for i in (7, 500)]))
+    np.testing.assert_allclose(ranking.scores, expected.scores([7, 500, 8]), rtol=0, atol=1e-6)
+
+
 def test_the_old_version_is_freed(service: Running, store: Store):
     """After a swap nothing holds the old version's scorer, rows and tables."""
     old = service.replica.registry.serving
@@ -326,7 +354,9 @@ def test_requests_do_not_wait_for_a_version_that_loads(service: Running, store: 
 
 def test_models_lists_what_the_store_holds(service: Running, store: Store):
     """Versions come oldest first, with what is known of their quality."""
-    model = service.client.models().models[0]
+    model = service.client.model("qin")
+    with pytest.raises(ClientError, match="no model 'other'"):
+        service.client.model("other")
     assert [version.version for version in model.versions] == [store.old.name, store.new.name]
     assert (model.name, model.provider, model.problem) == ("qin", "CPUExecutionProvider", None)
     assert (model.versions[0].auc, model.versions[0].log_loss) == (0.5, 0.7)

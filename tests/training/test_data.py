@@ -59,6 +59,14 @@ def test_items_of_another_width_than_the_model_are_refused(change: dict[str, int
         build_catalogue(ITEMS, item_vocabulary(ITEMS), SCHEMA.model_copy(update=change))
 
 
+def test_items_that_no_model_could_hold_are_refused() -> None:
+    """No item at all, or more tag slots than a schema allows."""
+    with pytest.raises(DataError, match="item_info cannot be learned from: max_tags"):
+        schema_of(ItemInfo(ITEMS.item_id[:0], ITEMS.tags[:0, :0], ITEMS.embedding[:0, :0]), 8)
+    with pytest.raises(DataError, match="max_tags: Input should be less than or equal to 64"):
+        schema_of(ItemInfo(ITEMS.item_id, np.ones((3, 65), dtype=np.int64), ITEMS.embedding), 8)
+
+
 def test_clicks_become_the_table_rows_of_their_items(clicks: Path) -> None:
     """Candidates and histories point at their own items; padding points at row 0; nothing else changes."""
     data = read_dataset(clicks, history_length=8)
@@ -153,6 +161,21 @@ def test_rows_without_labels_cannot_be_trained_on(own_clicks: Path, name: str) -
     pq.write_table(table.drop_columns(["label"]), own_clicks / name)
     with pytest.raises(DataError, match=f"{name} has no column label"):
         read_dataset(own_clicks, history_length=8)
+
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "microlens-50k"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.exists(), reason="needs MicroLens-50k")
+def test_microlens_50k_is_read_whole() -> None:
+    """The counts that the data set states: rows, vocabularies, five items a history, one click in five."""
+    data = read_dataset(REAL, history_length=64)
+    assert (len(data.train), len(data.valid)) == (1_048_540, 50_000)
+    assert (data.schema.num_items, data.schema.num_tags, data.schema.embedding_width) == (19_221, 4_010, 128)
+    assert (data.train.history != 0).sum(1).mean() == pytest.approx(4.8875, abs=1e-4)
+    assert data.train.label is not None
+    assert data.train.label.mean() == pytest.approx(0.2)
 
 
 def test_a_missing_column_is_named(own_clicks: Path) -> None:

@@ -212,7 +212,7 @@ WRONG_MAPS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "tag slots": (lambda document: feature(document, "item_tags").pop("max_len"), "item_tags has no max_len"),
     "embedding": (
         lambda document: feature(document, "item_emb_d128").update(type="categorical"),
-        "a QIN has likes_level, views_level, item_id, item_tags, one of type embedding, in this order",
+        "a QIN has, in this order, likes_level, views_level, item_id, item_tags, one of type embedding",
     ),
     "type": (lambda document: feature(document, "item_id").update(type="numeric"), "item_id.type"),
 }

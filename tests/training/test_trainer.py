@@ -1,5 +1,6 @@
 import json
 import pkgutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.training.clicks import small_recipe
+from tests.training.clicks import small_recipe, write_data
 from training.checkpoint import load_checkpoint
 from training.dataset import read_dataset
 from training.errors import CheckpointError, DivergenceError, RecipeError, ResumeError
@@ -16,9 +18,10 @@ from training.evaluate import score_checkpoint
 from training.journal import read_journal
 from training.metrics import auc, log_loss
 from training.model import QIN
+from training.recipes import get_recipe
 from training.resume import STATE
 from training.tensorfile import read_tensors
-from training.trainer import TrainingSummary, train
+from training.trainer import Run, TrainingSummary, train
 
 
 class Interruption(BaseException):
@@ -61,6 +64,49 @@ def test_a_run_writes_json_lines_and_curves(trained: tuple[Path, TrainingSummary
     assert all(line["rows_per_s"] > 0 and line["loss"] > line["penalty"] > 0 for line in lines)
     assert list((out / "tensorboard").glob("events.out.tfevents.*"))
     assert json.loads((out / "checkpoint.json").read_text())["auc"] == summary.auc
+
+
+def test_the_curves_hold_every_figure_of_every_epoch(trained: tuple[Path, TrainingSummary]) -> None:
+    """What TensorBoard shows is what the lines of JSON say."""
+    curves = EventAccumulator(str(trained[0] / "tensorboard")).Reload()
+    records = read_journal(trained[0])
+    for tag, values in (
+        ("valid/auc", [record.auc for record in records]),
+        ("valid/log_loss", [record.log_loss for record in records]),
+        ("train/loss", [record.loss for record in records]),
+        ("train/rows_per_s", [record.rows_per_s for record in records]),
+    ):
+        events = curves.Scalars(tag)
+        assert [event.step for event in events] == [1, 2, 3]
+        assert [event.value for event in events] == pytest.approx(values, rel=1e-6)
+
+
+def test_a_line_that_a_crash_cut_short_does_not_count(clicks: Path, tmp_path: Path) -> None:
+    """The run goes on, and its journal is whole again."""
+    train(clicks, tmp_path, small_recipe("epochs=1"))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch":2,"lo')
+    train(clicks, tmp_path, small_recipe("epochs=2"), resume=True)
+    assert [record.epoch for record in read_journal(tmp_path)] == [1, 2]
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_as_a_cpu_does(clicks: Path, trained: tuple[Path, TrainingSummary], tmp_path: Path) -> None:
+    """Item tables and model on the GPU: the same AUC within what rounding explains."""
+    summary = train(clicks, tmp_path, small_recipe("device=cuda", "dropout=0"))
+    assert summary.auc == pytest.approx(trained[1].auc, abs=0.05)
+    run = Run(read_dataset(clicks, 8), tmp_path, small_recipe("device=cuda"), resume=False)
+    assert run.items.embedding.is_cuda
+    assert next(run.model.parameters()).is_cuda
+
+
+@pytest.mark.slow
+def test_tiny_learns_within_seconds(tmp_path: Path) -> None:
+    """On 24,000 clicks, on two cores."""
+    data = write_data(tmp_path / "data", num_rows=24_000, num_items=1500)
+    started = time.perf_counter()
+    assert train(data, tmp_path / "run", get_recipe("tiny")).auc > 0.8
+    assert time.perf_counter() - started < 15
 
 
 def test_the_same_seed_gives_the_same_weights(
