@@ -116,8 +116,10 @@ def load_items(
     data_dir: DataDir = None,
 ) -> None:
     """Write a catalogue to Redis."""
+    from service import logs
     from service.bulk import load_items as run
 
+    logs.configure()
     loaded = run(items, levels or [], redis, data_dir)
     out.print(f"{loaded.written} items written, {loaded.differing} had levels that differed between rows (last kept)")
 
@@ -129,8 +131,10 @@ def load_histories(
     data_dir: DataDir = None,
 ) -> None:
     """Write users' histories to Redis."""
+    from service import logs
     from service.bulk import load_histories as run
 
+    logs.configure()
     loaded = run(data, redis, data_dir)
     out.print(f"{loaded.written} histories written, {loaded.differing} users had rows that differed (last kept)")
 

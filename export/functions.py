@@ -90,4 +90,5 @@ def model_with(graph: onnx.GraphProto, functions: list[FunctionProto]) -> bytes:
         graph, opset_imports=imports, functions=functions, ir_version=10, producer_name="qin-ranker"
     )
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    serialised: bytes = model.SerializeToString()
+    return serialised

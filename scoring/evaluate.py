@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.bundle import Bundle, read_bundle
+from contract.bundle import read_bundle
 from contract.codec import item_records
 from contract.ids import IdIndex
 from contract.mmctr import Clicks, ItemInfo, MmctrError, iter_clicks, read_items

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redis.asyncio import Redis
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from contract.codec import item_records, pack_items
 from contract.mmctr import read_items
-from service import connection, logs
+from service import connection
 from service.embedded import running_or_own
 from service.items import Items, batched
 from service.last_rows import last_histories, last_levels
@@ -60,7 +61,6 @@ def load_items(
     ServiceError
         Redis does not answer.
     """
-    logs.configure()
     info = read_items(items)
     last, differing = last_levels(info.item_id, levels)
     values = pack_items(item_records(info.tags, last, info.embedding))
@@ -94,7 +94,6 @@ def load_histories(
     ServiceError
         Redis does not answer.
     """
-    logs.configure()
     histories, differing = last_histories(data, length)
 
     async def write(redis: Redis, batch: Sequence[tuple[int, bytes]]) -> None:
@@ -117,7 +116,10 @@ def _run(
 
     async def store(url: str) -> None:
         async with _connected(url) as redis:
-            with Progress(*columns, transient=True) as progress, connection.or_unavailable(f"not all {what} stored"):
+            with (
+                Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+                connection.or_unavailable(f"not all {what} stored"),
+            ):
                 task = progress.add_task(what, total=len(rows))
                 for batch in batched(rows, at_once):
                     await write(redis, batch)

@@ -219,6 +219,13 @@ def test_one_swap_at_a_time(service: Running, store: Store):
     assert serving(service) == store.old.name
 
 
+def test_a_promotion_is_not_refused_because_the_active_version_is_looked_up(store: Store, redis_url, plain):
+    """A replica that looks the active version up all the time still takes every promotion."""
+    with running(make_settings(store.folder, redis_url, follow_interval_s=0.0001)) as service:
+        for version in [store.old.name, store.new.name] * 8:
+            assert service.client.promote(version).models[0].serving == version
+
+
 def test_a_swap_under_requests_fails_none_and_every_answer_names_its_version(service: Running, store: Store):
     """During ten swaps each request succeeds with the scores of the version that it names."""
     expected = {store.old.name: Expected(store.old), store.new.name: Expected(store.new)}
