@@ -64,7 +64,8 @@ class Story:
             self.rank(client, self.stored_history())
             self.append_event(client)
             self.new_item(client)
-            second = self.train_and_export(data, "second", epochs=2, seed=SEED + 1)
+            newer = write_data_set(self.world, self.folder / "newer", seed=SEED)
+            second = self.train_and_export(newer, "second", epochs=4, seed=SEED + 1)
             self.swap(client, url, first, second)
         with self.step("Stop the service") as say:
             say("it finished what was in flight, stopped its Valkey and ended with code 0")
@@ -73,19 +74,19 @@ class Story:
         """Train the tiny recipe, publish it, and return the version."""
         changes = [f"{key}={value}" for key, value in settings.items()]
         out = self.folder / name
-        with self.step(f"Train the {name} model" + (f" ({', '.join(changes)})" if changes else "")) as say:
+        with self.step(f"Train the {name} model on the clicks in {data.folder.name}/") as say:
             summary = train(data.folder, out, with_settings(get_recipe("tiny"), changes))
             say(
                 f"AUC {summary.auc:.4f} of {data.best_auc:.4f} possible, log loss {summary.log_loss:.4f}, "
                 f"{summary.rows_per_s:,.0f} clicks/s"
             )
-            self.same_as(f"qin train --data data --out {name} --recipe tiny", changes)
+            self.same_as(f"qin train --data {data.folder.name} --out {name} --recipe tiny", changes)
         with self.step("Fold it, check it against torch, publish it") as say:
             bundle = export_checkpoint(out, data.items, self.store)
             scores, labels = score_bundle(bundle, data.valid, data.items)
             assert labels is not None
             say(f"version {bundle.name}; its graphs reach AUC {auc(labels, scores):.4f} in ONNX Runtime")
-            self.same_as(f"qin export --checkpoint {name} --items data/item_info.parquet --store store")
+            self.same_as(f"qin export --checkpoint {name} --items {data.folder.name}/item_info.parquet --store store")
         return bundle.name
 
     def load(self, data: DataSet) -> None:
@@ -110,9 +111,9 @@ class Story:
         """Let the user meet something else, and rank again at once."""
         history, candidates = self.stored_history(), self.candidates()
         other = self.item_unlike(history)
-        with self.step(f"User {USER} watches items of another topic; rank again") as say:
+        with self.step(f"User {USER} watches six items of another topic; rank again") as say:
             before = client.rank(USER, [other]).scores[0]
-            seen = [other] * 4
+            seen = self.items_like(other, 6)
             client.append_events(USER, seen)
             after = client.rank(USER, [other]).scores[0]
             say(
@@ -204,6 +205,11 @@ class Story:
         """Return the candidate that the user is least likely to click for its topic."""
         liking = self.world.direction[self.candidates()] @ self.world.direction[history].sum(0)
         return self.candidates()[int(liking.argmin())]
+
+    def items_like(self, item: int, count: int) -> list[int]:
+        """Return the items whose direction is nearest to an item's, without itself."""
+        nearest = (-(self.world.direction @ self.world.direction[item])).argsort()
+        return [int(other) for other in nearest if other not in (0, item)][:count]
 
     def best_for(self, history: list[int]) -> int:
         """Return the item that the user is most likely to click."""

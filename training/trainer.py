@@ -82,6 +82,8 @@ class Run:
     def __init__(self, dataset: Dataset, out: Path, recipe: Recipe, resume: bool) -> None:
         self.dataset, self.out, self.recipe = dataset, out, recipe
         self.device = resolve_device(recipe.device)
+        if recipe.num_threads:
+            torch.set_num_threads(recipe.num_threads)
         self.items = dataset.catalogue.items.to(self.device)
         torch.manual_seed(recipe.seed)
         self.model = QIN(dataset.schema, recipe.network()).to(self.device)
