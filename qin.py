@@ -193,7 +193,7 @@ def promote(
     from contract.client import Client
 
     with Client(url, key) as client:
-        _print_json(client.promote(version, model))
+        _print_json(client.promote(version, model).models[0])
 
 
 @app.command(epilog="Example: `qin rollback`")
@@ -202,7 +202,7 @@ def rollback(model: Model = "qin", url: Url = DEFAULT_URL, key: AdminKey = None)
     from contract.client import Client
 
     with Client(url, key) as client:
-        _print_json(client.rollback(model))
+        _print_json(client.rollback(model).models[0])
 
 
 @app.command(epilog="Example: `qin demo`")

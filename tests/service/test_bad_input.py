@@ -164,8 +164,8 @@ GOOD = "0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5"
 )
 def test_wrong_items_are_refused(shared: Running, body, status, field):
     """An item of another width, with numbers that are none, or out of range is 422 and is not stored."""
-    problem(shared.http.put("/v1/items/7", content=body), status, field)
-    assert shared.http.get("/v1/items/7").status_code == 404
+    problem(shared.http.put("/v1/items/70007", content=body), status, field)
+    assert shared.http.get("/v1/items/70007").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from training.recipes import Recipe, get_recipe, with_settings
+from training.recipes import Recipe, with_settings
 
 WIDTH = 8
 NUM_TOPICS = 4
@@ -73,5 +73,15 @@ def replace_column(path: Path, name: str, row: int, value: object) -> None:
 
 def small_recipe(*settings: str) -> Recipe:
     """Return a recipe for these clicks that uses every part of training and needs a second."""
-    small = ["embedding_dim=8", "batch_size=64", "learning_rate=8e-3", "dropout=0.1", "epochs=3", "device=cpu"]
-    return with_settings(get_recipe("tiny"), [*small, *settings])
+    small = Recipe(
+        name="small",
+        embedding_dim=8,
+        num_layers=2,
+        num_rows=2,
+        batch_size=64,
+        learning_rate=8e-3,
+        l2=1e-6,
+        epochs=3,
+        device="cpu",
+    )
+    return with_settings(small, settings)

@@ -51,7 +51,7 @@ def test_the_checkpoint_has_the_figures_that_it_states(clicks: Path, trained: tu
     assert labels is not None
     assert auc(labels, scores) == pytest.approx(summary.auc, abs=1e-6) == pytest.approx(info.auc, abs=1e-6)
     assert log_loss(labels, scores) == pytest.approx(summary.log_loss, abs=1e-6)
-    assert (info.recipe, info.epoch, info.settings["embedding_dim"]) == ("tiny", summary.best_epoch, 8)
+    assert (info.recipe, info.epoch, info.settings["embedding_dim"]) == ("small", summary.best_epoch, 8)
     assert info.data_fingerprint == read_dataset(clicks, 8).fingerprint
 
 
