@@ -48,7 +48,7 @@ class Promotion(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
-class Ranking(msgspec.Struct, frozen=True):
+class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer to a RankRequest: scores in the candidates' order, or with `items` best first."""
 
     model: str

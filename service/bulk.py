@@ -116,10 +116,8 @@ def _run(
 
     async def store(url: str) -> None:
         async with _connected(url) as redis:
-            with (
-                Progress(*columns, console=Console(stderr=True), transient=True) as progress,
-                connection.or_unavailable(f"not all {what} stored"),
-            ):
+            bars = Progress(*columns, console=_terminal(), transient=True)
+            with bars as progress, connection.or_unavailable(f"not all {what} stored"):
                 task = progress.add_task(what, total=len(rows))
                 for batch in batched(rows, at_once):
                     await write(redis, batch)
@@ -137,3 +135,10 @@ async def _connected(url: str) -> AsyncIterator[Redis]:
         yield redis
     finally:
         await redis.aclose()
+
+
+def _terminal() -> Console:
+    """Return a console that shows bars on a terminal, and nothing at all elsewhere."""
+    console = Console(stderr=True)
+    console.quiet = not console.is_terminal
+    return console
