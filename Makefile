@@ -1,6 +1,6 @@
-# Everything from a bare Python 3.11: each target first brings .venv to what constraints.txt pins.
+# Everything from a bare Python 3.11 or newer: each target first brings .venv to what constraints.txt pins.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
