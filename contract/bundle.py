@@ -27,15 +27,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from contract.schema import Schema
+from contract.files import sync_folder
+from contract.manifest import Manifest
 
-FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
 ITEM_ENCODER = "item_encoder.onnx"
 RANKER = "ranker.onnx"
@@ -60,53 +59,6 @@ class BundleCorruptError(BundleError):
 
 class BundleExistsError(BundleError):
     """The version to publish is in the store already."""
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TableSpec(_Frozen):
-    """One of the tables that the ranker gathers from: a row per item, `width` numbers each."""
-
-    name: str
-    width: int = Field(ge=1)
-    dtype: Literal["float32", "int64"] = "float32"
-
-
-class Provenance(_Frozen):
-    """Where the weights come from and how good they were on validation rows."""
-
-    recipe: str
-    data_fingerprint: str | None = None
-    auc: float | None = None
-    log_loss: float | None = None
-
-
-class Tolerance(_Frozen):
-    """How far a run may be from the golden outputs: scores absolutely, weights relative to the largest."""
-
-    scores: float = Field(gt=0)
-    weights: float = Field(gt=0)
-
-
-class Manifest(_Frozen):
-    """What a bundle is; validated on every read."""
-
-    format: Literal[1] = FORMAT
-    model: str
-    version: str
-    created: datetime
-    features: Schema
-    features_sha256: str
-    files: dict[str, str]
-    tables: tuple[TableSpec, ...]
-    folded: bool
-    opset: int
-    qin_ops: dict[str, int]
-    precision: Literal["float32"] = "float32"
-    provenance: Provenance
-    tolerance: Tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +206,7 @@ def stage(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> No
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def staging_folder(store: Path, model: str) -> Path:
@@ -278,13 +230,5 @@ def publish(staged: Path, version: str) -> Path:
         if target.exists():
             raise BundleExistsError(f"{target} is in the store already") from error
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return target
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from contract.bundle import Provenance
+from contract.manifest import Provenance
 from contract.mmctr import read_items
 from export.exporter import TrainedModel, export_model
 from training.checkpoint import load_checkpoint

@@ -14,10 +14,6 @@ from numpy.typing import NDArray
 from contract.bundle import (
     GOLDEN,
     VOCABULARY,
-    Manifest,
-    Provenance,
-    TableSpec,
-    Tolerance,
     check_name,
     hash_files,
     new_version,
@@ -27,6 +23,7 @@ from contract.bundle import (
     staging_folder,
 )
 from contract.ids import IdIndex
+from contract.manifest import Manifest, Provenance, TableSpec, Tolerance
 from contract.mmctr import ItemInfo
 from contract.schema import Schema
 from export.fold import fold

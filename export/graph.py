@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
-from contract.bundle import EXPLAIN, ITEM_ENCODER, RANKER, TableSpec
+from contract.bundle import EXPLAIN, ITEM_ENCODER, RANKER
+from contract.manifest import TableSpec
 from export.fold import FoldedModel
 from export.functions import model_with, quadratic_tower, sparse_target_attention
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.bundle import ITEM_ENCODER, RANKER, TableSpec
+from contract.bundle import ITEM_ENCODER, RANKER
+from contract.manifest import TableSpec
 from contract.schema import Schema
 from export.functions import model_with
 from export.graph import ROW_INPUTS, parse_graph, table_list

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from contract.bundle import TableSpec
+from contract.manifest import TableSpec
 
 
 class Tables:

@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
 from contract import wire
-from contract.bundle import Manifest
+from contract.manifest import Manifest
 from service import openapi
 from service.auth import require_admin
 from service.body import decode, read_body

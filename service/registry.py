@@ -9,7 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from contract.bundle import BundleError, Manifest, list_versions, read_manifest
+from contract.bundle import BundleError, list_versions, read_manifest
+from contract.manifest import Manifest
 from scoring.errors import ScoringError
 from service.active import ActiveVersion
 from service.connection import REDIS_ERRORS, or_unavailable

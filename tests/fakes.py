@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from contract.bundle import Provenance
+from contract.manifest import Provenance
 from contract.mmctr import ItemInfo
 from contract.schema import Schema
 from export.exporter import TrainedModel, export_model
