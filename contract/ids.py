@@ -1,5 +1,7 @@
 """Item ids to row numbers, many at a time."""
 
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,12 +24,16 @@ class IdIndex:
     def __init__(self, ids: NDArray[np.int64], rows: NDArray[np.integer]) -> None:
         order = np.argsort(ids, kind="stable")
         self._ids = np.ascontiguousarray(ids[order], dtype=np.int64)
-        # One spare slot answers for an id past the last one, so a look-up needs no clipping.
-        self._rows = np.zeros(len(ids) + 1, dtype=np.int64)
-        self._rows[:-1] = rows[order]
-        if len(self._ids) and (self._ids[1:] == self._ids[:-1]).any():
-            repeated = self._ids[1:][self._ids[1:] == self._ids[:-1]][0]
-            raise ValueError(f"item id {repeated} occurs more than once")
+        self._rows = np.ascontiguousarray(rows[order], dtype=np.int64)
+        repeated = self._ids[1:][self._ids[1:] == self._ids[:-1]]
+        if len(repeated):
+            raise ValueError(f"item id {repeated[0]} occurs more than once")
+
+    @classmethod
+    def _of_sorted(cls, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> Self:
+        index = cls.__new__(cls)
+        index._ids, index._rows = ids, rows
+        return index
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -41,6 +47,34 @@ class IdIndex:
         """Return the row of each id, in the shape of `ids`; row 0 where the id is not in the map."""
         if not len(self._ids):
             return np.zeros(ids.shape, dtype=np.int64)
+        position = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
+        return np.where(self._ids[position] == ids, self._rows[position], 0)
+
+    def updated(self, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> Self:
+        """Return a map in which these distinct ids have these rows, the others the rows that they had.
+
+        Costs two copies, no sorting: a few ids change among many.
+        """
+        order = np.argsort(ids)
+        ids, rows = ids[order], rows[order]
         position = np.searchsorted(self._ids, ids)
-        found = self._ids[np.minimum(position, len(self._ids) - 1)] == ids
-        return np.where(found, self._rows[position], 0)
+        known = self._holds(ids, position)
+        all_rows = self._rows.copy()
+        all_rows[position[known]] = rows[known]
+        if known.all():
+            return self._of_sorted(self._ids, all_rows)
+        new = position[~known]
+        return self._of_sorted(np.insert(self._ids, new, ids[~known]), np.insert(all_rows, new, rows[~known]))
+
+    def without(self, ids: NDArray[np.int64]) -> Self:
+        """Return a map without these ids; those that it does not hold are ignored."""
+        position = np.searchsorted(self._ids, ids)
+        gone = position[self._holds(ids, position)]
+        return self._of_sorted(np.delete(self._ids, gone), np.delete(self._rows, gone))
+
+    def _holds(self, ids: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which ids stand where `searchsorted` put them."""
+        if not len(self._ids):
+            return np.zeros(ids.shape, dtype=bool)
+        there: NDArray[np.bool_] = self._ids[np.minimum(position, len(self._ids) - 1)] == ids
+        return there

@@ -120,22 +120,13 @@ class ItemRows:
         tables.write(rows, encoded)
         levels_table[rows, 0], levels_table[rows, 1] = records["likes_level"], records["views_level"]
         index = self._current.index
-        kept = ~np.isin(index.ids, item_ids)
-        all_rows = index.rows(index.ids)
-        self._publish(
-            tables,
-            levels_table,
-            IdIndex(np.concatenate([index.ids[kept], item_ids]), np.concatenate([all_rows[kept], rows])),
-            all_rows[~kept],
-        )
+        self._publish(tables, levels_table, index.updated(item_ids, rows), index.rows(item_ids))
 
     def remove(self, item_ids: NDArray[np.int64]) -> None:
         """Forget items; ids that are not there are ignored."""
         index = self._current.index
-        kept = ~np.isin(index.ids, item_ids)
-        all_rows = index.rows(index.ids)
-        remaining = IdIndex(index.ids[kept], all_rows[kept])
-        self._publish(self._current.tables, self._current.levels_table, remaining, all_rows[~kept])
+        gone = index.rows(np.unique(item_ids))
+        self._publish(self._current.tables, self._current.levels_table, index.without(item_ids), gone)
 
     def _take_rows(self, count: int) -> tuple[Tables, NDArray[np.int64], NDArray[np.int64]]:
         tables, levels_table = self._current.tables, self._current.levels_table
@@ -155,7 +146,7 @@ class ItemRows:
         self, tables: Tables, levels_table: NDArray[np.int64], index: IdIndex, retired: NDArray[np.int64]
     ) -> None:
         with self._lock:
-            self._current._retired = retired
+            self._current._retired = retired[retired > 0]
             self._current = View(tables, index, levels_table, self.scorer.features.history_length)
             self._views.append(self._current)
             self._reclaim()

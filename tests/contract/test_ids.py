@@ -23,6 +23,33 @@ def test_rows_come_in_the_shape_of_the_ids() -> None:
     assert index.rows(np.array([[3, 5], [4, 3]])).tolist() == [[2, 1], [0, 2]]
 
 
+@given(
+    st.dictionaries(ids, st.integers(1, 99), max_size=20),
+    st.dictionaries(ids, st.integers(1, 99), max_size=20),
+    st.lists(ids, unique=True, max_size=10),
+)
+def test_a_changed_map_is_a_changed_dictionary(
+    before: dict[int, int], change: dict[int, int], gone: list[int]
+) -> None:
+    """Adding, replacing and removing give a new map, and the old one stays as it was."""
+
+    def index_of(rows: dict[int, int]) -> IdIndex:
+        return IdIndex(np.array(list(rows), dtype=np.int64), np.array(list(rows.values()), dtype=np.int64))
+
+    def contents(index: IdIndex) -> dict[int, int]:
+        return dict(zip(index.ids.tolist(), index.rows(index.ids).tolist(), strict=True))
+
+    gone = [*gone, *list(before)[:3], *list(change)[:3]]
+    index = index_of(before)
+    changed = index.updated(np.array(list(change), dtype=np.int64), np.array(list(change.values()), dtype=np.int64))
+    rest = changed.without(np.array(gone, dtype=np.int64))
+    after = before | change
+    assert contents(index) == before
+    assert contents(changed) == after
+    assert contents(rest) == {item: row for item, row in after.items() if item not in gone}
+    assert changed.ids.tolist() == sorted(after)
+
+
 def test_an_id_that_repeats_is_refused() -> None:
     """Two rows for one id would make a look-up arbitrary."""
     with pytest.raises(ValueError, match="item id 4 occurs more than once"):

@@ -83,6 +83,15 @@ def test_rows_are_used_again_once_nobody_sees_them(scorer: Scorer) -> None:
     assert rows.num_free_rows == capacity - 2
 
 
+def test_an_id_removed_twice_frees_its_row_once(scorer: Scorer) -> None:
+    """A row that were free twice would be given to two items."""
+    rows = ItemRows(scorer, capacity=4)
+    free = rows.num_free_rows
+    put(rows, {1: 1.0})
+    rows.remove(np.array([1, 1, 2]))
+    assert rows.num_free_rows == free
+
+
 def test_an_older_view_keeps_the_rows_of_younger_ones(scorer: Scorer) -> None:
     """Views given back out of order free nothing that an older one can see."""
     rows = ItemRows(scorer, capacity=8)
