@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format lock clean
+.PHONY: demo test test-slow check format clean
 
 demo: $(READY) ## train, export, serve, rank, swap on generated data
 	$(BIN)/qin demo

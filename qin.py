@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(
     name="qin",
@@ -21,8 +22,8 @@ err = Console(stderr=True, soft_wrap=True)
 Data = Annotated[Path, typer.Option(help="A folder with train.parquet, valid.parquet and item_info.parquet.")]
 Rows = Annotated[Path, typer.Option(help="A clicks file in the MM-CTR layout.")]
 Items = Annotated[Path, typer.Option(help="An item_info.parquet.")]
-Store = Annotated[Path, typer.Option(help="The folder of published models.")]
-Model = Annotated[str, typer.Option(help="Name of the model.")]
+Store = Annotated[Path, typer.Option(help="The folder of published models.", envvar="QIN_STORE")]
+Model = Annotated[str, typer.Option(help="Name of the model.", envvar="QIN_MODEL")]
 Redis = Annotated[
     str | None, typer.Option(help="Redis URL; the embedded Valkey where none is given.", envvar="QIN_REDIS_URL")
 ]
@@ -145,9 +146,9 @@ def serve(
     model: Model = "qin",
     redis: Redis = None,
     data_dir: DataDir = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    host: Annotated[str, typer.Option(help="Address to listen on.", envvar="QIN_HOST")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", envvar="QIN_PORT", min=0, max=65535)] = 8000,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="QIN_DEVICE")] = "auto",
 ) -> None:
     """Serve a model over HTTP."""
     from service.server import serve as run
@@ -226,12 +227,14 @@ def main() -> None:
     except Exception as error:
         if not _expected(error):
             raise
-        err.print(f"[bold red]error:[/] {error}", highlight=False)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
 
 
 def _expected(error: Exception) -> bool:
-    """Tell the rooms' own errors, whose message is for the user, from faults of the program."""
+    """Tell errors whose message is for the user, the rooms' own and the system's, from faults of the program."""
+    if isinstance(error, OSError):
+        return True
     rooms = ("contract", "training", "export", "scoring", "service", "demo")
     return any(base.__module__.split(".")[0] in rooms for base in type(error).__mro__)
 

@@ -174,10 +174,24 @@ def read_bundle(path: Path) -> Bundle:
     if missing:
         raise BundleCorruptError(f"{path / MANIFEST} lists no {', '.join(sorted(missing))}")
     contents = {name: _read_verified(path, name, digest) for name, digest in manifest.files.items()}
-    vocabulary = np.load(io.BytesIO(contents[VOCABULARY]), allow_pickle=False)
-    if vocabulary.shape != (manifest.features.num_items,) or vocabulary.dtype != np.int64:
-        raise BundleCorruptError(f"{path / VOCABULARY} does not hold {manifest.features.num_items} item ids")
-    return Bundle(path, manifest, vocabulary, Golden.from_bytes(contents[GOLDEN]))
+    vocabulary = _read_vocabulary(path, contents[VOCABULARY], manifest.features.num_items)
+    golden = Golden.from_bytes(contents[GOLDEN])
+    if not golden.scores.size or golden.scores.shape != golden.candidate_rows.shape:
+        raise BundleCorruptError(f"{path / GOLDEN} holds no scores to check against")
+    return Bundle(path, manifest, vocabulary, golden)
+
+
+def _read_vocabulary(path: Path, data: bytes, num_items: int) -> NDArray[np.int64]:
+    try:
+        vocabulary = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # numpy has many words for a file that is not one of its own
+        raise BundleCorruptError(f"{path / VOCABULARY} cannot be read: {error}") from error
+    if vocabulary.shape != (num_items,) or vocabulary.dtype != np.int64:
+        raise BundleCorruptError(f"{path / VOCABULARY} does not hold {num_items} item ids")
+    if len(np.unique(vocabulary[1:])) != num_items - 1:
+        raise BundleCorruptError(f"{path / VOCABULARY} holds an item id twice")
+    whole: NDArray[np.int64] = vocabulary
+    return whole
 
 
 def _read_verified(path: Path, name: str, digest: str) -> bytes:

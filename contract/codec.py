@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from contract.schema import MAX_LEVEL
+from contract.schema import MAX_LEVEL, MAX_TAG_SLOTS, MAX_WIDTH
 
 ITEM_FORMAT = 1
 NUM_BUCKETS = 64
@@ -90,6 +90,11 @@ def item_records(tags: ArrayLike, levels: ArrayLike, embedding: ArrayLike) -> ND
     tags, levels = np.asarray(tags, dtype=np.int64), np.asarray(levels, dtype=np.int64)
     with np.errstate(over="ignore"):
         embedding = np.asarray(embedding, dtype=np.float32)
+    if tags.shape[1] > MAX_TAG_SLOTS or embedding.shape[1] > MAX_WIDTH:
+        raise CodecError(
+            f"{tags.shape[1]} tag slots and an embedding of width {embedding.shape[1]}: "
+            f"at most {MAX_TAG_SLOTS} and {MAX_WIDTH} can be stored"
+        )
     _refuse((tags < 0) | (tags > 2**31 - 1), "tag out of range (0 to 2147483647)")
     _refuse((levels < 0) | (levels > MAX_LEVEL), f"level out of range (0 to {MAX_LEVEL})")
     _refuse(~np.isfinite(embedding), "embedding is not finite")

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_LEVEL = 10
 NUM_LEVELS = MAX_LEVEL + 1
+MAX_TAG_SLOTS = 64
+MAX_WIDTH = 8192
 
 
 class Schema(BaseModel):
@@ -21,8 +23,8 @@ class Schema(BaseModel):
     num_tags: int = Field(ge=1, description="rows of the tag vocabulary, padding included")
     num_likes_levels: int = Field(default=NUM_LEVELS, ge=1)
     num_views_levels: int = Field(default=NUM_LEVELS, ge=1)
-    max_tags: int = Field(default=5, ge=1, le=64, description="tag slots of one item")
-    embedding_width: int = Field(ge=1, le=8192, description="numbers in an item's frozen embedding")
+    max_tags: int = Field(default=5, ge=1, le=MAX_TAG_SLOTS, description="tag slots of one item")
+    embedding_width: int = Field(ge=1, le=MAX_WIDTH, description="numbers in an item's frozen embedding")
     history_length: int = Field(default=64, ge=1, le=4096, description="items of a history that count")
 
     def digest(self) -> str:

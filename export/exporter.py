@@ -34,10 +34,10 @@ from export.published import published_graphs, published_tables
 from scoring.scorer import Scorer
 from training.model import QIN
 
-_LEAST_TOLERANCE = 2e-6
+_LEAST_TOLERANCE, _MOST_TOLERANCE = 2e-6, 1e-4
 _WEIGHTS_TOLERANCE = 2e-5
 _MARGIN = 10
-"""A bundle may err as much as this times what the network's own float32 errs, where that is more."""
+"""A bundle may err as much as this times what the network's own float32 errs, up to a limit."""
 
 
 class ExportError(Exception):
@@ -134,9 +134,8 @@ def _golden(trained: TrainedModel, items: ItemInfo) -> tuple[bytes, Tolerance]:
     if not (np.isfinite(scores).all() and np.isfinite(weights).all()):
         raise ExportError("the model gives scores that are not finite: it has diverged")
     own, _ = golden_outputs(trained.network, rows, inputs, torch.float32)
-    tolerance = Tolerance(
-        scores=max(_LEAST_TOLERANCE, _MARGIN * float(np.abs(own - scores).max())), weights=_WEIGHTS_TOLERANCE
-    )
+    error = _MARGIN * float(np.abs(own - scores).max())
+    tolerance = Tolerance(scores=float(np.clip(error, _LEAST_TOLERANCE, _MOST_TOLERANCE)), weights=_WEIGHTS_TOLERANCE)
     return golden_rows(inputs, scores, weights).to_bytes(), tolerance
 
 

@@ -9,6 +9,7 @@ from contract.bundle import read_bundle
 from contract.codec import item_records
 from contract.ids import IdIndex
 from contract.mmctr import Clicks, ItemInfo, MmctrError, iter_clicks, read_items
+from contract.schema import Schema
 from scoring.device import Device
 from scoring.rows import ItemRows, View
 from scoring.scorer import Scorer
@@ -26,7 +27,8 @@ def score_bundle(
     BundleError
         The bundle cannot be read.
     MmctrError
-        A file is not of the MM-CTR layout, or a click names an item that `items` does not hold.
+        A file is not of the MM-CTR layout, or a click names an item that `items` does not hold or a level
+        that the model does not have.
     """
     scorer = Scorer(read_bundle(bundle), device)
     catalogue = encode_catalogue(scorer, read_items(items))
@@ -37,6 +39,7 @@ def score_bundle(
     with catalogue.view() as view:
         for clicks in iter_clicks(data, scorer.features.history_length):
             _check_ids(data, clicks, known, first_row)
+            _check_levels(data, clicks, scorer.features, first_row)
             scores.append(_score(scorer, view, clicks))
             first_row += len(clicks)
             if clicks.label is not None:
@@ -93,3 +96,13 @@ def _check_ids(data: Path, clicks: Clicks, known: IdIndex, first_row: int) -> No
             raise MmctrError(
                 f"{data}: {name} of row {first_row + row} is {ids[row, column]}, which the item file does not hold"
             )
+
+
+def _check_levels(data: Path, clicks: Clicks, features: Schema, first_row: int) -> None:
+    wrong = (clicks.levels >= (features.num_likes_levels, features.num_views_levels)).any(axis=1)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise MmctrError(
+            f"{data}: row {first_row + row} has levels {clicks.levels[row].tolist()}; the model has "
+            f"{features.num_likes_levels} likes and {features.num_views_levels} views levels, 0 included"
+        )

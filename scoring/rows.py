@@ -105,6 +105,9 @@ class ItemRows:
     def update(self, item_ids: NDArray[np.int64], records: NDArray[Any]) -> None:
         """Add or replace items: encode, write to free rows, exchange the map.
 
+        An item that the encoder makes infinite becomes unknown: in a history it would spoil every score. A level
+        that the model does not have counts as level 0.
+
         Parameters
         ----------
         item_ids
@@ -116,11 +119,17 @@ class ItemRows:
             return
         encoded, num_unknown = self.scorer.encode(item_ids, records["tags"], records["embedding"])
         self.num_unknown_tags += num_unknown
-        tables, levels_table, rows = self._take_rows(len(item_ids))
-        tables.write(rows, encoded)
-        levels_table[rows, 0], levels_table[rows, 1] = records["likes_level"], records["views_level"]
-        index = self._current.index
-        self._publish(tables, levels_table, index.updated(item_ids, rows), index.rows(item_ids))
+        finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in encoded.values()])
+        if not finite.all():
+            self.remove(item_ids[~finite])
+            item_ids, records = item_ids[finite], records[finite]
+            encoded = {name: values[finite] for name, values in encoded.items()}
+        rows = self._take_rows(len(item_ids))
+        current = self._current
+        current.tables.write(rows, encoded)
+        current.levels_table[rows] = self._known_levels(records)
+        index = current.index
+        self._publish(current.tables, current.levels_table, index.updated(item_ids, rows), index.rows(item_ids))
 
     def remove(self, item_ids: NDArray[np.int64]) -> None:
         """Forget items; ids that are not there are ignored."""
@@ -128,19 +137,27 @@ class ItemRows:
         gone = index.rows(np.unique(item_ids))
         self._publish(self._current.tables, self._current.levels_table, index.without(item_ids), gone)
 
-    def _take_rows(self, count: int) -> tuple[Tables, NDArray[np.int64], NDArray[np.int64]]:
-        tables, levels_table = self._current.tables, self._current.levels_table
+    def _known_levels(self, records: NDArray[Any]) -> NDArray[np.int64]:
+        levels = np.stack([records["likes_level"], records["views_level"]], axis=1).astype(np.int64)
+        features = self.scorer.features
+        return np.where(levels < (features.num_likes_levels, features.num_views_levels), levels, 0)
+
+    def _take_rows(self, count: int) -> NDArray[np.int64]:
+        """Take free rows of the current tables, which grow where they have too few."""
+        short = count - len(self._free)
+        if short > 0:
+            self._grow(int((self._current.tables.capacity + short) * _HEADROOM))
         with self._lock:
-            short = count - len(self._free)
-            if short <= 0:
-                return tables, levels_table, np.array([self._free.popleft() for _ in range(count)])
-        capacity = int((tables.capacity + short) * _HEADROOM)
-        grown = tables.grown(capacity)
-        larger = np.zeros((capacity, 2), dtype=np.int64)
-        larger[: len(levels_table)] = levels_table
+            return np.array([self._free.popleft() for _ in range(count)])
+
+    def _grow(self, capacity: int) -> None:
+        """Go on with copies of the tables that have more rows; runs under way keep the ones that they hold."""
+        current = self._current
+        tables, levels_table = current.tables.grown(capacity), np.zeros((capacity, 2), dtype=np.int64)
+        levels_table[: len(current.levels_table)] = current.levels_table
+        self._publish(tables, levels_table, current.index, np.zeros(0, dtype=np.int64))
         with self._lock:
-            self._free.extend(range(tables.capacity, capacity))
-            return grown, larger, np.array([self._free.popleft() for _ in range(count)])
+            self._free.extend(range(current.tables.capacity, capacity))
 
     def _publish(
         self, tables: Tables, levels_table: NDArray[np.int64], index: IdIndex, retired: NDArray[np.int64]

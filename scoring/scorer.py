@@ -173,7 +173,7 @@ class Scorer:
 
 def _compare(output: str, got: NDArray[np.float32], golden: NDArray[np.float64], tolerance: float) -> None:
     error = np.abs(got - golden)
-    error[~np.isfinite(got)] = np.inf
+    error[~np.isfinite(error)] = np.inf
     worst = np.unravel_index(int(error.argmax()), error.shape)
     if error[worst] > tolerance:
         raise ParityError(output, float(error[worst]), tolerance, tuple(int(axis) for axis in worst))

@@ -60,11 +60,16 @@ def make_trained(
     num_tags: int = 50,
     embedding_width: int = 8,
     history_length: int = 8,
+    num_likes_levels: int = 11,
     **sizes: int | bool,
 ) -> TrainedModel:
     """Return a network of random weights with its vocabulary, as a checkpoint would give it."""
     schema = Schema(
-        num_items=num_items, num_tags=num_tags, embedding_width=embedding_width, history_length=history_length
+        num_items=num_items,
+        num_tags=num_tags,
+        embedding_width=embedding_width,
+        history_length=history_length,
+        num_likes_levels=num_likes_levels,
     )
     network = make_network(schema, seed=seed, **sizes)  # type: ignore[arg-type]
     return TrainedModel(network, np.arange(num_items), Provenance(recipe="random", auc=0.5, log_loss=0.7))

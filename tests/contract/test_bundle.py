@@ -1,5 +1,7 @@
+import io
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from contract.bundle import (
     BundleError,
     BundleExistsError,
     BundleNotFoundError,
+    hash_files,
     list_versions,
     new_version,
     publish,
@@ -113,6 +116,45 @@ def test_a_manifest_that_is_cut_off_is_refused(bundle: Path) -> None:
     (bundle / MANIFEST).write_bytes((bundle / MANIFEST).read_bytes()[:100])
     with pytest.raises(BundleCorruptError, match="not valid"):
         read_manifest(bundle)
+
+
+def replace_file(bundle: Path, name: str, content: bytes) -> None:
+    """Exchange a file together with its hash, as somebody would who means it."""
+    (bundle / name).write_bytes(content)
+    files = json.loads((bundle / MANIFEST).read_text())["files"]
+    edit_manifest(bundle, files=files | hash_files({name: content}))
+
+
+def as_npy(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "cannot be read"),
+        (b"junk", "cannot be read"),
+        (as_npy(np.arange(5)), "does not hold 200 item ids"),
+        (as_npy(np.arange(200.0)), "does not hold 200 item ids"),
+        (as_npy(np.minimum(np.arange(200), 198)), "holds an item id twice"),
+    ],
+)
+def test_a_vocabulary_that_is_none_is_refused(bundle: Path, content: bytes, complaint: str) -> None:
+    """Even with a hash that fits, a vocabulary must be one."""
+    replace_file(bundle, VOCABULARY, content)
+    with pytest.raises(BundleCorruptError, match=complaint):
+        read_bundle(bundle)
+
+
+def test_a_bundle_with_nothing_to_check_is_refused(bundle: Path) -> None:
+    """Golden rows without a row would let any graph pass."""
+    golden = read_bundle(bundle).golden
+    empty = replace(golden, scores=golden.scores[:0], candidate_rows=golden.candidate_rows[:0])
+    replace_file(bundle, GOLDEN, empty.to_bytes())
+    with pytest.raises(BundleCorruptError, match="no scores to check"):
+        read_bundle(bundle)
 
 
 def test_no_bundle_is_told_from_a_corrupt_one(tmp_path: Path) -> None:

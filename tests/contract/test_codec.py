@@ -48,6 +48,13 @@ def test_an_item_out_of_range_is_refused_by_position(tags, levels, embedding, co
         item_records(tags, levels, embedding)
 
 
+@pytest.mark.parametrize(("slots", "width"), [(300, 4), (5, 70_000)])
+def test_a_layout_that_the_header_cannot_name_is_refused(slots: int, width: int) -> None:
+    """More slots or numbers than can be stored are an error of the codec."""
+    with pytest.raises(CodecError, match=f"{slots} tag slots and an embedding of width {width}"):
+        item_records(np.zeros((1, slots)), [[0, 0]], np.zeros((1, width)))
+
+
 @given(st.integers(0, 67))
 def test_a_truncated_item_is_never_taken_for_a_whole_one(length: int) -> None:
     """Any shorter value is refused."""

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,8 @@ def oracle_items(folder: Path) -> Path:
     ("arguments", "complaint"),
     [
         (["train", "--data", "nowhere", "--out", "out"], "does not exist"),
+        (["train", "--data", "nowhere[/bold]", "--out", "out"], "nowhere[/bold]"),
+        (["train", "--data", "nowhere", "--out", "out", "--set", "epochs=[x]"], "epochs=[x]"),
         (["train", "--data", "nowhere", "--out", "out", "--recipe", "huge"], "there is no recipe 'huge'"),
         (["train", "--data", "nowhere", "--out", "out", "--set", "epoch=3"], "there is no setting 'epoch'"),
         (["export", "--checkpoint", "nowhere", "--items", "i", "--store", "s"], "nowhere"),
@@ -131,6 +134,15 @@ def test_what_goes_wrong_is_one_readable_line(arguments: list[str], complaint: s
     assert done.returncode in (1, 2)
     assert complaint in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
+
+
+def test_the_environment_sets_what_the_command_line_leaves_open(product: Product, tmp_path: Path) -> None:
+    """`QIN_...` variables reach `qin serve`; a wrong one is named."""
+    settings = {"QIN_STORE": str(product.store), "QIN_DEVICE": "abacus", "QIN_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "qin", "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | settings, timeout=60)
+    assert done.returncode == 1
+    assert "setting device" in done.stderr
 
 
 def test_a_service_is_asked_and_told_from_the_command_line(product: Product, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from contract.bundle import BundleNotFoundError
 from contract.mmctr import ItemInfo, MmctrError
+from export.exporter import export_model
 from scoring.evaluate import score_bundle
-from tests.fakes import make_bundle, make_items
+from tests.fakes import make_bundle, make_items, make_trained
 
 
 def write_items(path: Path, items: ItemInfo) -> Path:
@@ -87,6 +88,16 @@ def test_items_of_another_width_are_refused(bundle: Path, tmp_path: Path) -> Non
     items = write_items(tmp_path / "items.parquet", make_items(embedding_width=9))
     with pytest.raises(MmctrError, match="width 9 and 5 tag slots; the bundle takes 8 and 5"):
         score_bundle(bundle, write_clicks(tmp_path / "c.parquet", [1], [[2]]), items)
+
+
+def test_a_level_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
+    """A model of six likes levels cannot score a row of level 7."""
+    bundle = export_model(make_trained(num_likes_levels=6), make_items(), tmp_path / "store")
+    clicks = {"user_id": [1], "item_id": [2], "item_seq": [[3]], "likes_level": [7], "views_level": [7]}
+    pq.write_table(pa.table(clicks), tmp_path / "c.parquet")
+    items = write_items(tmp_path / "items.parquet", make_items())
+    with pytest.raises(MmctrError, match=r"row 0 has levels \[7, 7\]; the model has 6 likes and 11 views levels"):
+        score_bundle(bundle, tmp_path / "c.parquet", items)
 
 
 def test_no_bundle_is_an_error_of_its_own(tmp_path: Path) -> None:

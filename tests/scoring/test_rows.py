@@ -1,4 +1,5 @@
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,9 +8,10 @@ from hypothesis import strategies as st
 
 from contract.bundle import read_bundle
 from contract.codec import item_records
+from export.exporter import export_model
 from scoring.rows import ItemRows
 from scoring.scorer import Scorer
-from tests.fakes import make_bundle
+from tests.fakes import make_bundle, make_items, make_trained
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +173,22 @@ def test_scores_under_updates_are_old_or_new(scorer: Scorer) -> None:
     for reader in readers:
         reader.join()
     assert seen == legal
+
+
+def test_an_item_that_overflows_is_unknown(scorer: Scorer) -> None:
+    """Features that the encoder makes infinite never reach a table, and an earlier row of the item goes."""
+    rows = ItemRows(scorer)
+    put(rows, {1: 1.0, 2: 2.0})
+    put(rows, {1: 3e38, 2: 1.5})
+    with rows.view() as view:
+        assert (view.rows(np.array([1, 2])) > 0).tolist() == [False, True]
+
+
+def test_a_level_that_the_model_lacks_counts_as_level_0(tmp_path: Path) -> None:
+    """Items are stored for any model; one with fewer levels still ranks them."""
+    trained = make_trained(num_likes_levels=6)
+    few = Scorer(read_bundle(export_model(trained, make_items(), tmp_path)), num_threads=1)
+    rows = ItemRows(few)
+    rows.update(np.array([7]), records([1.0], levels=(9, 9)))
+    with rows.view() as view:
+        assert view.levels(view.rows(np.array([7]))).tolist() == [[0, 9]]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from contract.bundle import Bundle, read_bundle
 from scoring.device import open_session
-from scoring.errors import DeviceError, GraphError
+from scoring.errors import DeviceError, GraphError, ParityError
 from scoring.scorer import Scorer
 from scoring.tables import Tables
 from tests.fakes import make_bundle, make_items
@@ -101,6 +102,16 @@ def test_explanations_are_the_weights_of_attention(scorer: Scorer, tables: Table
     assert (weights >= 0).all()
     assert not weights[:, :, :3].any()
     assert weights.any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.5])
+def test_golden_scores_that_are_none_never_pass(bundle: Bundle, value: float) -> None:
+    """A comparison with NaN is false both ways: it counts as off."""
+    scores = bundle.golden.scores.copy()
+    scores[0, 0] = value
+    spoiled = replace(bundle, golden=replace(bundle.golden, scores=scores))
+    with pytest.raises(ParityError, match="scores is off"):
+        Scorer(spoiled).verify()
 
 
 def test_encoding_nothing_gives_tables_of_no_rows(scorer: Scorer) -> None:
