@@ -27,12 +27,25 @@ Model = Annotated[str, typer.Option(help="Name of the model.", envvar="QIN_MODEL
 Redis = Annotated[
     str | None, typer.Option(help="Redis URL; the embedded Valkey where none is given.", envvar="QIN_REDIS_URL")
 ]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Valkey.", envvar="QIN_DATA_DIR")]
-Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="QIN_URL")]
-AdminKey = Annotated[
-    str | None, typer.Option(help="Where the service has one.", envvar="QIN_ADMIN_KEY", show_envvar=True)
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the embedded Valkey; by default in the user's data folder.", envvar="QIN_DATA_DIR"),
 ]
+Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="QIN_URL")]
+AdminKey = Annotated[str | None, typer.Option(help="Admin key, if the service has one.", envvar="QIN_ADMIN_KEY")]
 DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+) -> None:
+    """Train, export and serve QIN, the Quadratic Interest Network for click-through prediction."""
+    if version:
+        from importlib.metadata import version as installed
+
+        out.print(installed("qin-ranker"))
+        raise typer.Exit
 
 
 @app.command(epilog="Example: `qin train --data data/ --out runs/first --recipe tiny --set epochs=3`")
@@ -47,7 +60,11 @@ def train(
     from training.recipes import get_recipe, with_settings
     from training.trainer import train as run
 
-    summary = run(data, out_dir, with_settings(get_recipe(recipe), settings or []), resume=resume, console=err)
+    try:
+        summary = run(data, out_dir, with_settings(get_recipe(recipe), settings or []), resume=resume, console=err)
+    except KeyboardInterrupt:
+        err.print("interrupted; whole epochs are kept: go on with the same command and --resume")
+        sys.exit(130)
     out.print(f"AUC {summary.auc:.6f}, log loss {summary.log_loss:.6f}, checkpoint in {out_dir}")
 
 
@@ -89,9 +106,9 @@ def evaluate(
         scores, labels = score_bundle(bundle, data, items)
     from training.metrics import describe, save_scores
 
+    out.print(describe(scores, labels))
     if scores_file is not None:
         save_scores(scores_file, scores)
-    out.print(describe(scores, labels))
 
 
 @app.command(epilog="Example: `qin export --checkpoint runs/first --items data/item_info.parquet --store store`")
@@ -112,7 +129,9 @@ def export(
 @app.command(epilog="Example: `qin load-items --items data/item_info.parquet --levels data/train.parquet`")
 def load_items(
     items: Items,
-    levels: Annotated[list[Path] | None, typer.Option(help="Clicks whose last levels of an item count.")] = None,
+    levels: Annotated[
+        list[Path] | None, typer.Option(help="Clicks to take each item's last levels from; without, all are 0.")
+    ] = None,
     redis: Redis = None,
     data_dir: DataDir = None,
 ) -> None:
