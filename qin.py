@@ -36,16 +36,21 @@ AdminKey = Annotated[str | None, typer.Option(help="Admin key, if the service ha
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        out.print(version("qin-ranker"))
+        raise typer.Exit
+
+
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Train, export and serve QIN, the Quadratic Interest Network for click-through prediction."""
-    if version:
-        from importlib.metadata import version as installed
-
-        out.print(installed("qin-ranker"))
-        raise typer.Exit
 
 
 @app.command(epilog="Example: `qin train --data data/ --out runs/first --recipe tiny --set epochs=3`")

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,13 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(qin.app, [command, "--help"])
     assert shown.exit_code == 0
     assert f"Example: qin {command}" in " ".join(shown.output.split())
+
+
+def test_the_version_is_told() -> None:
+    """`qin --version` needs no command."""
+    shown = CliRunner().invoke(qin.app, ["--version"])
+    assert shown.exit_code == 0
+    assert shown.output.strip() == version("qin-ranker")
 
 
 def test_a_checkpoint_and_its_bundle_evaluate_alike(product: Product, tmp_path: Path) -> None:
