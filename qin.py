@@ -100,6 +100,10 @@ def evaluate(
     """Print AUC and log loss of a checkpoint or a bundle, and write its scores."""
     if (checkpoint is None) == (bundle is None):
         raise typer.BadParameter("give either --checkpoint or --bundle")
+    from training.metrics import check_writable, describe, save_scores
+
+    if scores_file is not None:
+        check_writable(scores_file)
     if checkpoint is not None:
         from training.evaluate import score_checkpoint
 
@@ -109,7 +113,6 @@ def evaluate(
 
         assert bundle is not None
         scores, labels = score_bundle(bundle, data, items)
-    from training.metrics import describe, save_scores
 
     out.print(describe(scores, labels))
     if scores_file is not None:

@@ -6,6 +6,7 @@ Clicks have `user_id`, `item_id`, `item_seq` (the history, oldest first, 0 is pa
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,15 +57,18 @@ def read_items(path: Path) -> ItemInfo:
     Raises
     ------
     MmctrError
-        A column is missing, lists differ in length, an id or tag is negative, an id repeats, or an
-        embedding is not finite.
+        The file is damaged, a column is missing, lists differ in length, an id or tag is no integer or
+        negative, an id repeats, or an embedding is not finite.
     """
-    table = _open(path, ["item_id", "item_tags", "item_emb_d128"]).read(
-        columns=["item_id", "item_tags", "item_emb_d128"]
-    )
+    columns = ["item_id", "item_tags", "item_emb_d128"]
+    file = _open(path, columns)
+    with _reading(path):
+        table = file.read(columns=columns)
     ids = _integers(path, "item_id", table["item_id"])
-    tags = _matrix(path, "item_tags", table["item_tags"]).astype(np.int64)
-    embedding = _matrix(path, "item_emb_d128", table["item_emb_d128"]).astype(np.float32)
+    width, tag_values = _rectangle(path, "item_tags", table["item_tags"])
+    tags = _whole(path, "item_tags", tag_values).reshape(len(ids), width)
+    width, numbers = _rectangle(path, "item_emb_d128", table["item_emb_d128"])
+    embedding = _numbers(path, "item_emb_d128", numbers).astype(np.float32).reshape(len(ids), width)
     _refuse(path, "item_tags", (tags < 0).any(axis=1), "holds a negative tag")
     _refuse(path, "item_emb_d128", ~np.isfinite(embedding).all(axis=1), "is not finite")
     _, first = np.unique(ids, return_index=True)
@@ -80,13 +84,14 @@ def iter_clicks(path: Path, history_length: int) -> Iterator[Clicks]:
     Raises
     ------
     MmctrError
-        A column is missing, an id is negative, a level is not 0 to 10, or a label is not 0 to 1.
+        The file is damaged, a column is missing, an id is no integer or negative, a level is not 0 to 10, or a
+        label is not 0 to 1.
     """
     columns = ["user_id", "item_id", "item_seq", "likes_level", "views_level"]
     file = _open(path, columns)
     labelled = "label" in file.schema_arrow.names
     first_row = 0
-    for batch in file.iter_batches(_BATCH_ROWS, columns=[*columns, "label"] if labelled else columns):
+    for batch in _batches(path, file, [*columns, "label"] if labelled else columns):
         yield _clicks(path, batch, history_length, first_row)
         first_row += batch.num_rows
 
@@ -126,16 +131,30 @@ def _clicks(path: Path, batch: pa.RecordBatch, history_length: int, first_row: i
 
 
 def _open(path: Path, columns: list[str]) -> pq.ParquetFile:
-    try:
+    with _reading(path):
         file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise MmctrError(f"{path} has no column {', '.join(missing)}; it has {', '.join(names)}")
+    return file
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a missing or damaged file raises into this module's error."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise MmctrError(f"{path} does not exist") from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last by names that are damaged
         raise MmctrError(f"{path} cannot be read as parquet: {error}") from error
-    missing = [name for name in columns if name not in file.schema_arrow.names]
-    if missing:
-        raise MmctrError(f"{path} has no column {', '.join(missing)}; it has {', '.join(file.schema_arrow.names)}")
-    return file
+
+
+def _batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    # The footer may be whole over damaged pages, which only reading them shows.
+    with _reading(path):
+        yield from file.iter_batches(_BATCH_ROWS, columns=columns)
 
 
 def _numbers(path: Path, name: str, column: pa.Array, first_row: int = 0) -> NDArray[np.generic]:
@@ -148,16 +167,19 @@ def _numbers(path: Path, name: str, column: pa.Array, first_row: int = 0) -> NDA
 
 
 def _integers(path: Path, name: str, column: pa.Array, first_row: int = 0) -> NDArray[np.int64]:
-    values = _numbers(path, name, column, first_row)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise MmctrError(f"{path}: column {name} holds {column.type}, not integers")
-    whole = values.astype(np.int64)
+    whole = _whole(path, name, column, first_row)
     _refuse(path, name, whole < 0, "is negative", first_row)
     return whole
 
 
+def _whole(path: Path, name: str, column: pa.Array, first_row: int = 0) -> NDArray[np.int64]:
+    if pa.types.is_floating(column.type):
+        raise MmctrError(f"{path}: column {name} holds {column.type}, not integers")
+    return _numbers(path, name, column, first_row).astype(np.int64)
+
+
 def _flat(path: Path, name: str, column: pa.Array, first_row: int) -> tuple[NDArray[np.int64], pa.Array]:
-    """Return (n + 1,) offsets and the values of a column of lists."""
+    """Return (n + 1,) offsets and the values, none missing, of a column of lists."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # no chunk at all
@@ -170,21 +192,27 @@ def _flat(path: Path, name: str, column: pa.Array, first_row: int) -> tuple[NDAr
         row = first_row + pc.index(pc.is_null(column), True).as_py()
         raise MmctrError(f"{path}: {name} of row {row} is missing")
     offsets = np.asarray(column.offsets, dtype=np.int64)
-    return offsets - offsets[0], column.flatten()
+    offsets, values = offsets - offsets[0], column.flatten()
+    if values.null_count:
+        missing = pc.index(pc.is_null(values), True).as_py()
+        row = first_row + int(np.searchsorted(offsets, missing, side="right")) - 1
+        raise MmctrError(f"{path}: {name} of row {row} holds a missing value")
+    return offsets, values
 
 
-def _matrix(path: Path, name: str, column: pa.Array) -> NDArray[np.generic]:
+def _rectangle(path: Path, name: str, column: pa.Array) -> tuple[int, pa.Array]:
+    """Return the one length that all lists of a column have, and their values."""
     offsets, values = _flat(path, name, column, 0)
     lengths = np.diff(offsets)
     width = int(lengths[0]) if len(lengths) else 0
-    _refuse(path, name, lengths != width, f"has another length than row 0's ({width})")
-    return _numbers(path, name, values).reshape(len(lengths), width)
+    _refuse(path, name, lengths != width, f"has another length than row 0's ({width}); fill all up to one length")
+    return width, values
 
 
 def _last_of_lists(path: Path, column: pa.Array, length: int, first_row: int) -> NDArray[np.int64]:
     """Return (n, length): the last `length` ids of each list, padded with 0 on the left."""
     offsets, flat = _flat(path, "item_seq", column, first_row)
-    values = _numbers(path, "item_seq", flat).astype(np.int64)
+    values = _whole(path, "item_seq", flat)
     position = offsets[1:, None] - length + np.arange(length)
     inside = position >= offsets[:-1, None]
     if len(values):

@@ -175,10 +175,17 @@ def _refuse(path: Path, wrong: NDArray[np.bool_], complaint: str, first_row: int
 
 
 def shuffled(num_rows: int, batch_size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows of each batch of an epoch: every row once, in an order that (seed, epoch) decides."""
+    """Yield the rows of each batch of an epoch: every row once, in an order that (seed, epoch) decides.
+
+    A last row that would be alone joins the batch before it: BatchNorm has no variance of one row, and to leave
+    the row out would train on fewer rows than the epoch reports.
+    """
     order = np.random.default_rng([seed, epoch]).permutation(num_rows)
-    for start in range(0, num_rows, batch_size):
-        yield order[start : start + batch_size]
+    starts = list(range(0, num_rows, batch_size))
+    if len(starts) > 1 and batch_size > 1 and num_rows - starts[-1] == 1:
+        starts.pop()
+    for start, end in zip(starts, [*starts[1:], num_rows], strict=True):
+        yield order[start:end]
 
 
 def fingerprint(*paths: Path) -> str:

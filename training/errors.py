@@ -6,7 +6,8 @@
     ├── DivergenceError      the loss is no longer finite
     ├── CheckpointError      a checkpoint is missing, truncated, changed or of other shapes
     │   └── ResumeError      a run cannot be continued: another recipe, other data, or nothing there
-    └── ForeignCheckpointError   a published checkpoint that is not a QIN, or not its feature map's
+    ├── ForeignCheckpointError   a published checkpoint that is not a QIN, or not its feature map's
+    └── OutputError          a file or folder cannot be written
 
 A parquet file that is not of the MM-CTR layout raises `contract.mmctr.MmctrError`, which is the contract's.
 """
@@ -38,3 +39,7 @@ class ResumeError(CheckpointError):
 
 class ForeignCheckpointError(TrainingError):
     """A published checkpoint cannot be turned into one of ours."""
+
+
+class OutputError(TrainingError):
+    """A result cannot be written where it was asked for."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from contract.schema import Schema
 from training.errors import ForeignCheckpointError
 
+_MAX_ROWS = 2**31 - 1  # a row number is an int32
 _TABLES = ("likes_level", "views_level", "item_id", "item_tags")
 
 
@@ -23,7 +24,7 @@ class _Feature(BaseModel):
 
     type: Literal["meta", "categorical", "sequence", "embedding"]
     padding_idx: int | None = None
-    vocab_size: int | None = Field(default=None, ge=1)
+    vocab_size: int | None = Field(default=None, ge=1, le=_MAX_ROWS)
     max_len: int | None = Field(default=None, ge=1)
     embedding_dim: int | None = Field(default=None, ge=1)
     feature_encoder: str | None = None
@@ -43,7 +44,8 @@ def read_feature_map(path: Path, history_length: int) -> FeatureMap:
     Raises
     ------
     ForeignCheckpointError
-        The file is missing or no feature map, or a feature is missing, of another type, or in another place.
+        The file is missing or no feature map, a feature is missing, of another type, or in another place, or a
+        size, such as the history length, is one that no model can have.
     """
     features = _read(path)
     embedded = [name for name, feature in features.items() if feature.type != "meta"]
@@ -59,16 +61,27 @@ def read_feature_map(path: Path, history_length: int) -> FeatureMap:
         raise ForeignCheckpointError(
             f"{path}: item_tags is not a sequence whose mean is taken (MaskedAveragePooling)"
         )
-    schema = Schema(
-        num_items=_vocabulary_size(path, features, "item_id"),
-        num_tags=_vocabulary_size(path, features, "item_tags"),
-        num_likes_levels=_vocabulary_size(path, features, "likes_level"),
-        num_views_levels=_vocabulary_size(path, features, "views_level"),
-        max_tags=_stated(path, "item_tags", "max_len", tags.max_len),
-        embedding_width=_stated(path, embedded[-1], "embedding_dim", embedding.embedding_dim),
-        history_length=history_length,
-    )
-    return FeatureMap(schema, embedded[-1])
+    sizes = {
+        "num_items": _vocabulary_size(path, features, "item_id"),
+        "num_tags": _vocabulary_size(path, features, "item_tags"),
+        "num_likes_levels": _vocabulary_size(path, features, "likes_level"),
+        "num_views_levels": _vocabulary_size(path, features, "views_level"),
+        "max_tags": _stated(path, "item_tags", "max_len", tags.max_len),
+        "embedding_width": _stated(path, embedded[-1], "embedding_dim", embedding.embedding_dim),
+        "history_length": history_length,
+    }
+    return FeatureMap(_schema(path, sizes), embedded[-1])
+
+
+def _schema(path: Path, sizes: dict[str, int]) -> Schema:
+    try:
+        return Schema.model_validate(sizes)
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        name = first["loc"][0]
+        # The history length is the caller's; the feature map does not state one.
+        source = "" if name == "history_length" else f"{path}: "
+        raise ForeignCheckpointError(f"{source}{name} cannot be {first['input']}: {first['msg']}") from error
 
 
 def _read(path: Path) -> dict[str, _Feature]:

@@ -4,10 +4,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
-from training.tensorfile import write_whole
+from training.errors import ResumeError
+from training.tensorfile import make_folder, write_whole
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -36,8 +37,10 @@ class Journal:
 
     def __init__(self, folder: Path, last_epoch: int = 0) -> None:
         self._path = folder / METRICS
-        kept = [record for record in read_journal(folder) if record.epoch <= last_epoch]
+        # A fresh run keeps nothing, so what lies there need not even be a journal.
+        kept = [record for record in read_journal(folder) if record.epoch <= last_epoch] if last_epoch else []
         write_whole(self._path, "".join(_line(record) for record in kept).encode())
+        make_folder(folder / TENSORBOARD)
         self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=last_epoch + 1)
 
     def write(self, record: EpochRecord) -> None:
@@ -59,10 +62,32 @@ class Journal:
 
 
 def read_journal(folder: Path) -> list[EpochRecord]:
-    """Return the records of a run so far; a last line that was cut short by a crash does not count."""
+    """Return the records of a run so far; a last line that was cut short by a crash does not count.
+
+    Raises
+    ------
+    ResumeError
+        The file cannot be read, or a whole line is not the record of an epoch; the message names the line.
+    """
     path = folder / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [EpochRecord.model_validate_json(line) for line in lines if line.endswith("\n")]
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        raise ResumeError(f"{path} cannot be read: {error.strerror or error}") from error
+    # What follows the last line's end is empty, or the beginning of a line that was never finished.
+    return [_record(path, number, line) for number, line in enumerate(lines[:-1], start=1)]
+
+
+def _record(path: Path, number: int, line: bytes) -> EpochRecord:
+    try:
+        return EpochRecord.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise ResumeError(
+            f"{path}: line {number} is not the record of an epoch: {where}: {first['msg']}; "
+            "remove the line to go on without it"
+        ) from error
 
 
 def _line(record: EpochRecord) -> str:

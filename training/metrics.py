@@ -1,12 +1,13 @@
 """How good predicted click probabilities are; without torch."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from training.errors import DataError
+from training.errors import DataError, OutputError
 
 
 def auc(label: NDArray[np.floating], score: NDArray[np.floating]) -> float | None:
@@ -51,6 +52,26 @@ def describe(score: NDArray[np.floating], label: NDArray[np.floating] | None) ->
 
 
 def save_scores(path: Path, score: NDArray[np.floating]) -> None:
-    """Write (n,) scores as float32 to exactly this path, in numpy's format."""
-    with path.open("wb") as file:
-        np.save(file, score.astype(np.float32), allow_pickle=False)
+    """Write (n,) scores as float32 to exactly this path, in numpy's format; raises OutputError where it cannot."""
+    check_writable(path)
+    try:
+        with path.open("wb") as file:
+            np.save(file, score.astype(np.float32), allow_pickle=False)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path that no file can be written to, before the work whose result goes there; writes nothing.
+
+    Raises
+    ------
+    OutputError
+        The folder is missing, the path is a folder, or it may not be written to.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} cannot be written: it is a folder")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OutputError(f"{path} cannot be written: permission denied")

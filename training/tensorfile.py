@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from contract.files import sync_folder
-from training.errors import CheckpointError
+from training.errors import CheckpointError, OutputError
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], text: str) -> None:
@@ -53,8 +53,14 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a reader, or a crash, meets the old file or the new one and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Put `data` at `path` so that a reader, or a crash, meets the old file or the new one and nothing between.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be made.
+    """
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
@@ -65,3 +71,11 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it where they are missing; raises OutputError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {folder} cannot be made: {error.strerror or error}") from error

@@ -12,7 +12,7 @@ from training.checkpoint import WEIGHTS, CheckpointInfo, save_checkpoint
 from training.data import shuffled
 from training.dataset import Dataset, read_dataset
 from training.device import resolve_device
-from training.errors import CheckpointError, DivergenceError
+from training.errors import CheckpointError, DataError, DivergenceError, RecipeError
 from training.evaluate import predict
 from training.journal import EpochRecord, Journal, read_journal
 from training.metrics import auc, log_loss
@@ -22,6 +22,7 @@ from training.progress import RunProgress
 from training.recipes import Recipe
 from training.resume import STATE, RunState, load_state, save_state
 from training.step import Optimiser
+from training.tensorfile import make_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,18 @@ def train(
     DataError, MmctrError
         The files cannot be used; the message names file and row.
     RecipeError
-        The recipe's device is not there.
+        The recipe's device is not there, or it wants batch norm over batches of one row.
     CheckpointError
         `out` holds another run, or nothing that can be resumed.
     DivergenceError
         The loss is not finite any more.
+    OutputError
+        The folder `out` cannot be made.
     """
     if not resume and ((out / STATE).exists() or (out / WEIGHTS).exists()):
         raise CheckpointError(f"{out} holds a checkpoint already: resume its run, or train into another folder")
+    if not resume:
+        make_folder(out)  # before the data is read, which may take long
     console = console or Console(quiet=True)
     run = Run(read_dataset(data, recipe.history_length), out, recipe, resume)
     with RunProgress(console, recipe.epochs) as progress, Journal(out, run.plateau.epoch) as journal:
@@ -80,6 +85,7 @@ class Run:
     """Model, optimiser and data of one training run, on one device."""
 
     def __init__(self, dataset: Dataset, out: Path, recipe: Recipe, resume: bool) -> None:
+        _check_batches(len(dataset.train), recipe)
         self.dataset, self.out, self.recipe = dataset, out, recipe
         self.device = resolve_device(recipe.device)
         if recipe.num_threads:
@@ -158,6 +164,14 @@ class Run:
             save_checkpoint(self.out, info, self.model.state_dict(), self.dataset.vocabulary)
         state = RunState(recipe=self.recipe, data_fingerprint=self.dataset.fingerprint, plateau=self.plateau)
         save_state(self.out, state, self.model, self.optimiser.adam)
+
+
+def _check_batches(num_rows: int, recipe: Recipe) -> None:
+    """Refuse batches of one row where there is batch norm, which needs two for a variance."""
+    if recipe.batch_norm and num_rows == 1:
+        raise DataError("the training rows are only one; batch norm needs two: add rows or set batch_norm=false")
+    if recipe.batch_norm and recipe.batch_size == 1:
+        raise RecipeError("batch_size=1 cannot be trained with batch norm: set batch_size=2 or batch_norm=false")
 
 
 def describe(record: EpochRecord, recipe: Recipe) -> str:

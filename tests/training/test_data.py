@@ -118,6 +118,17 @@ def test_shuffling_follows_from_seed_and_epoch() -> None:
     assert batches[0] != batches[3]
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "batch_size", "sizes"),
+    [(9, 4, [4, 5]), (5, 4, [5]), (10, 4, [4, 4, 2]), (8, 4, [4, 4]), (1, 4, [1]), (3, 1, [1, 1, 1])],
+)
+def test_a_lone_last_row_joins_the_batch_before_it(num_rows: int, batch_size: int, sizes: list[int]) -> None:
+    """BatchNorm cannot take one row; every row is still there once."""
+    batches = list(shuffled(num_rows, batch_size, seed=1, epoch=1))
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(np.concatenate(batches)) == list(range(num_rows))
+
+
 def test_the_fingerprint_is_of_contents_in_order(tmp_path: Path) -> None:
     """The same bytes under other names count as the same data; other bytes or another order do not."""
     for name, content in (("a", b"1"), ("b", b"2"), ("c", b"1")):

@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from tests.training.oracle import CHECKPOINT, FEATURE_MAP
 from training.checkpoint import load_checkpoint
-from training.errors import ForeignCheckpointError
+from training.errors import ForeignCheckpointError, OutputError
 from training.fuxictr import import_checkpoint, published_names
 from training.model import QIN
 
@@ -151,8 +152,8 @@ WRONG_STATES: dict[str, tuple[Callable[[State], State], str]] = {
     "missing": (lambda state: without(state, "attention_layers.W_q.weight"), "misses attention_layers.W_q.weight"),
     "missing layer": (lambda state: without(state, "qnn.layer.0.linear.0.weight"), "holds no quadratic layer"),
     "hole": (
-        lambda state: state | {"qnn.layer.3.linear.0.weight": state["qnn.layer.0.linear.0.weight"]},
-        "misses qnn.activation.2.weight, qnn.activation.3.weight, qnn.layer.2",
+        lambda state: state | {"qnn.layer.3.linear.0.weight": state["qnn.layer.0.linear.0.weight"].clone()},
+        "has the layers qnn.layer.0, 1, 3; they must count up from 0 by one",
     ),
     "extra": (
         lambda state: state | {"tower.weight": torch.zeros(1), "tower.bias": torch.zeros(1)},
@@ -174,6 +175,64 @@ WRONG_STATES: dict[str, tuple[Callable[[State], State], str]] = {
         lambda state: state | {"qnn.fc.weight": torch.zeros(1, 63)},
         "the input is not 8 embeddings wide",
     ),
+    "leading zero": (
+        lambda state: state | {"qnn.layer.01.linear.0.weight": torch.zeros(1)},
+        "has the layers qnn.layer.0, 1, 01; they must count up",
+    ),
+    "distant layer": (
+        lambda state: state | {"qnn.layer.50000000.linear.0.weight": torch.zeros(1)},
+        "has the layers qnn.layer.0, 1, 50000000; they must count up",
+    ),
+    "endless layer": (
+        lambda state: state | {f"qnn.layer.{'9' * 5000}.linear.0.weight": torch.zeros(1)},
+        f"has the layers qnn.layer.0, 1, {'9' * 120}...; they must count up",
+    ),
+    "many names": (
+        lambda state: state | {f"extra{number:03}": torch.zeros(1) for number in range(100)},
+        "extra039 and 60 more",
+    ),
+    "other key": (lambda state: {**state, 7: torch.zeros(1)}, "holds a key of type int"),
+    "expanded": (
+        lambda state: state | {"qnn.fc.bias": torch.zeros(1).expand(1 << 40)},
+        "qnn.fc.bias repeats its numbers: the file does not hold all of shape (1099511627776,)",
+    ),
+    "expanded count": (
+        lambda state: with_batch_norm(state) | {"qnn.norm.0.num_batches_tracked": torch.tensor(1).expand(1 << 40)},
+        "qnn.norm.0.num_batches_tracked repeats its numbers",
+    ),
+    "shared": (
+        lambda state: state | {"attention_layers.W_k.weight": state["attention_layers.W_q.weight"]},
+        "W_k.weight shares its numbers with attention_layers.W_q.weight",
+    ),
+    "meta": (
+        lambda state: state | {"qnn.fc.bias": torch.zeros(1, device="meta")},
+        "qnn.fc.bias holds no numbers, it is of the device meta",
+    ),
+    "sparse": (
+        lambda state: state | {"qnn.fc.weight": torch.zeros(1, 64).to_sparse()},
+        "qnn.fc.weight is not a plain tensor",
+    ),
+    "float8": (
+        lambda state: state | {"qnn.fc.weight": torch.zeros(1, 64).to(torch.float8_e4m3fn)},
+        "qnn.fc.weight holds torch.float8_e4m3fn, not float16, bfloat16, float32 or float64",
+    ),
+    "complex": (lambda state: state | {"qnn.fc.bias": torch.ones(1) * 1j}, "qnn.fc.bias holds torch.complex64"),
+    "count": (
+        lambda state: with_batch_norm(state) | {"qnn.norm.0.num_batches_tracked": torch.tensor(1.5)},
+        "qnn.norm.0.num_batches_tracked holds torch.float32, not int64",
+    ),
+    "empty": (
+        lambda state: state | {"qnn.fc.weight": torch.zeros(0, 1 << 61)},
+        "qnn.fc.weight is empty, of shape (0, 2305843009213693952)",
+    ),
+    "beyond float32": (
+        lambda state: state | {"qnn.fc.bias": torch.tensor([1e300], dtype=torch.float64)},
+        "qnn.fc.bias holds numbers that are not finite as float32",
+    ),
+    "variance": (
+        lambda state: with_batch_norm(state) | {"qnn.norm.1.running_var": torch.full((64,), -0.5)},
+        "qnn.norm.1.running_var, variances, holds a negative number",
+    ),
     "not finite": (lambda state: state | {"qnn.fc.bias": torch.tensor([float("nan")])}, "not finite"),
     "integers": (lambda state: state | {"qnn.fc.bias": torch.tensor([1])}, "qnn.fc.bias holds torch.int64"),
     "padding": (
@@ -189,6 +248,69 @@ def test_weights_that_are_no_qin_are_refused(tmp_path: Path, case: str) -> None:
     change, message = WRONG_STATES[case]
     with pytest.raises(ForeignCheckpointError, match=re.escape(message)):
         import_(tmp_path, change(published()))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_distant_layer_is_refused_at_once(tmp_path: Path) -> None:
+    """The names up to it, which would take a minute, are never built."""
+    started = time.perf_counter()
+    with pytest.raises(ForeignCheckpointError, match="must count up"):
+        import_(tmp_path, published() | {"qnn.layer.500000000.linear.0.weight": torch.zeros(1)})
+    assert time.perf_counter() - started < 5
+
+
+def test_weights_of_any_float_become_float32(tmp_path: Path) -> None:
+    """Half precision and double are numbers too."""
+    state = published()
+    state["qnn.fc.bias"] = torch.tensor([0.5], dtype=torch.float64)
+    state["qnn.activation.0.weight"] = torch.tensor([0.25], dtype=torch.bfloat16)
+    model = load_checkpoint(import_(tmp_path, state)).model
+    assert (model.output.bias.item(), model.output.bias.dtype) == (0.5, torch.float32)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), IndexError("list index out of range"), TypeError("no")])
+def test_whatever_torch_raises_is_our_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Damaged bytes break torch in many ways; the message is never empty."""
+
+    def broken(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("training.fuxictr.torch.load", broken)
+    with pytest.raises(ForeignCheckpointError, match=r"not a whole file that torch\.save wrote: \w+"):
+        import_checkpoint(CHECKPOINT, FEATURE_MAP, tmp_path / "out")
+
+
+def test_changed_bytes_of_an_old_file_are_our_error_or_nothing(tmp_path: Path) -> None:
+    """One byte changed anywhere in the pickles of torch's old format: an import, or our error, nothing else."""
+    path, generator = tmp_path / "QIN.model", np.random.default_rng(1)
+    torch.save(published(), path, _use_new_zipfile_serialization=False)
+    whole, refused = path.read_bytes(), 0
+    for position in generator.integers(0, 4000, 150):
+        changed = bytearray(whole)
+        changed[position] = generator.integers(256)
+        path.write_bytes(changed)
+        try:
+            import_checkpoint(path, FEATURE_MAP, tmp_path / "out")
+        except ForeignCheckpointError:
+            refused += 1
+    assert refused > 50
+
+
+def test_an_out_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    """A file above it is named rather than a traceback shown."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be made: Not a directory"):
+        import_checkpoint(CHECKPOINT, FEATURE_MAP, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("history_length", [0, 5000])
+def test_a_history_length_that_no_model_has_is_refused(tmp_path: Path, history_length: int) -> None:
+    """The message says what it is and what it may be; nothing is written."""
+    wanted = f"^history_length cannot be {history_length}: Input should be (greater|less) than or equal to"
+    with pytest.raises(ForeignCheckpointError, match=wanted):
+        import_(tmp_path, history_length=history_length)
     assert not (tmp_path / "out").exists()
 
 
@@ -213,6 +335,14 @@ WRONG_MAPS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "embedding": (
         lambda document: feature(document, "item_emb_d128").update(type="categorical"),
         "a QIN has, in this order, likes_level, views_level, item_id, item_tags, one of type embedding",
+    ),
+    "many tag slots": (
+        lambda document: feature(document, "item_tags").update(max_len=65),
+        "map.json: max_tags cannot be 65: Input should be less than or equal to 64",
+    ),
+    "endless vocabulary": (
+        lambda document: feature(document, "item_id").update(vocab_size=1 << 62),
+        "item_id.vocab_size: Input should be less than or equal to 2147483647",
     ),
     "type": (lambda document: feature(document, "item_id").update(type="numeric"), "item_id.type"),
 }

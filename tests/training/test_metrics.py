@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.errors import DataError
-from training.metrics import auc, describe, log_loss, save_scores
+from training.errors import DataError, OutputError
+from training.metrics import auc, check_writable, describe, log_loss, save_scores
 
 LABELS = np.array([0, 0, 1, 1], dtype=np.float32)
 
@@ -56,6 +56,40 @@ def test_scores_are_written_to_exactly_the_path_given(tmp_path: Path) -> None:
     loaded = np.load(tmp_path / "scores.bin")
     assert loaded.dtype == np.float32
     assert loaded.tolist() == [0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("none/scores.npy", "there is no folder .*none"),
+        ("file/scores.npy", "there is no folder .*file"),
+        ("folder", "it is a folder"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_refused_before_scoring(tmp_path: Path, path: str, message: str) -> None:
+    """Asked beforehand or on writing: the same error, which says why."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=message):
+        check_writable(tmp_path / path)
+    with pytest.raises(OutputError, match=message):
+        save_scores(tmp_path / path, np.zeros(2))
+
+
+def test_asking_whether_a_path_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    """No file appears, and one that is there keeps its contents."""
+    check_writable(tmp_path / "new.npy")
+    assert not (tmp_path / "new.npy").exists()
+    (tmp_path / "old.npy").write_text("old")
+    check_writable(tmp_path / "old.npy")
+    assert (tmp_path / "old.npy").read_text() == "old"
+
+
+def test_a_permission_that_is_missing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is there, but not to be written to."""
+    monkeypatch.setattr("training.metrics.os.access", lambda _path, _mode: False)
+    with pytest.raises(OutputError, match="permission denied"):
+        check_writable(tmp_path / "scores.npy")
 
 
 def test_metrics_do_without_torch() -> None:

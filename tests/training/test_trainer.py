@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.training.clicks import small_recipe, write_data
 from training.checkpoint import load_checkpoint
 from training.dataset import read_dataset
-from training.errors import CheckpointError, DivergenceError, RecipeError, ResumeError
+from training.errors import CheckpointError, DataError, DivergenceError, OutputError, RecipeError, ResumeError
 from training.evaluate import score_checkpoint
 from training.journal import read_journal
 from training.metrics import auc, log_loss
@@ -88,6 +88,63 @@ def test_a_line_that_a_crash_cut_short_does_not_count(clicks: Path, tmp_path: Pa
         file.write('{"epoch":2,"lo')
     train(clicks, tmp_path, small_recipe("epochs=2"), resume=True)
     assert [record.epoch for record in read_journal(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"not json\n", "line 2 is not the record of an epoch: top level: Invalid JSON"),
+        (b'{"epoch": 2}\n', "line 2 is not the record of an epoch: loss: Field required"),
+        (b"\xff\xfe\n", "line 2 is not the record of an epoch: top level: Invalid JSON"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named(clicks: Path, tmp_path: Path, line: bytes, message: str) -> None:
+    """A whole line that no crash explains is not dropped unseen, and the run is left as it was."""
+    train(clicks, tmp_path, small_recipe("epochs=1"))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(line)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(ResumeError, match=message):
+        train(clicks, tmp_path, small_recipe("epochs=2"), resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("num_rows", [65, 129])
+def test_a_lone_last_row_is_trained_on(own_clicks: Path, tmp_path: Path, num_rows: int) -> None:
+    """One row more than whole batches does not break batch norm."""
+    keep_rows(own_clicks, num_rows)
+    assert train(own_clicks, tmp_path / "run", small_recipe("epochs=1", "batch_size=64")).epochs == 1
+
+
+def keep_rows(folder: Path, num_rows: int) -> None:
+    """Leave only the first training rows."""
+    pq.write_table(pq.read_table(folder / "train.parquet").slice(0, num_rows), folder / "train.parquet")
+
+
+def test_one_row_cannot_be_trained_on_with_batch_norm(own_clicks: Path, tmp_path: Path) -> None:
+    """It is refused before the first epoch; without batch norm one row will do."""
+    keep_rows(own_clicks, 1)
+    with pytest.raises(DataError, match="batch norm needs two"):
+        train(own_clicks, tmp_path / "run", small_recipe("epochs=1"))
+    assert train(own_clicks, tmp_path / "run", small_recipe("epochs=1", "batch_norm=false")).epochs == 1
+
+
+def test_batches_of_one_row_are_refused_with_batch_norm(own_clicks: Path, tmp_path: Path) -> None:
+    """The error names the setting; without batch norm it is a batch size like another."""
+    keep_rows(own_clicks, 3)
+    with pytest.raises(RecipeError, match="batch_size=1 cannot be trained with batch norm"):
+        train(own_clicks, tmp_path / "run", small_recipe("epochs=1", "batch_size=1"))
+    assert (
+        train(own_clicks, tmp_path / "run", small_recipe("epochs=1", "batch_size=1", "batch_norm=false")).epochs == 1
+    )
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_an_out_folder_that_cannot_be_made_is_refused(clicks: Path, tmp_path: Path, below: str) -> None:
+    """A file in its place or above it: the error names the folder, and the data need not be read first."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"the folder .*file.* cannot be made: (File exists|Not a directory)"):
+        train(tmp_path / "no data", tmp_path / "file" / below, small_recipe())
 
 
 @pytest.mark.gpu
