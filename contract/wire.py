@@ -49,7 +49,10 @@ class Promotion(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to a RankRequest: scores in the candidates' order, or with `items` best first."""
+    """The answer to a RankRequest: scores in the candidates' order, or with `items` best first.
+
+    `degraded` names what they lack: "history", "items" or "scores", which overflowed in the model and count as 0.
+    """
 
     model: str
     version: str

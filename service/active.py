@@ -21,10 +21,10 @@ class ActiveVersion:
     model: str
 
     async def read(self) -> tuple[str | None, str | None]:
-        """Return the active version and the one before it."""
+        """Return the active version and the one before it, None where there is none or it is no name."""
         values = await self.redis.hmget(versions_key(self.model), ["active", "previous"])
         active, previous = (cast("bytes | None", value) for value in values)
-        return active.decode() if active else None, previous.decode() if previous else None
+        return _decoded(active), _decoded(previous)
 
     async def propose(self, version: str) -> None:
         """Make a version active if none is."""
@@ -33,3 +33,11 @@ class ActiveVersion:
     async def write(self, version: str, before: str) -> None:
         """Make a version active; the one that was, or else `before`, becomes the previous one."""
         await self.redis.eval(_ACTIVATE, 1, versions_key(self.model), version, before)
+
+
+def _decoded(version: bytes | None) -> str | None:
+    """Return a version's name; whatever cannot be one counts as no name at all."""
+    try:
+        return version.decode() if version else None
+    except UnicodeDecodeError:
+        return None

@@ -21,6 +21,8 @@ from service.users import Histories
 
 _ITEMS_AT_ONCE = 2048
 _HISTORIES_AT_ONCE = 1024
+_LONGEST_HISTORY = 4096
+"""The most items of a history that any model can take (`Schema.history_length`): a load does not know which will."""
 _TIMEOUT_S = 30.0
 
 
@@ -74,7 +76,7 @@ def load_items(
 
 
 def load_histories(
-    data: Sequence[Path], redis_url: str | None = None, data_dir: Path | None = None, length: int = 64
+    data: Sequence[Path], redis_url: str | None = None, data_dir: Path | None = None, length: int = _LONGEST_HISTORY
 ) -> Loaded:
     """Store the history of each user's last row, in the order of files and rows.
 
@@ -85,7 +87,8 @@ def load_histories(
     redis_url, data_dir
         See `load_items`.
     length
-        How many of a user's last items are kept.
+        How many of a user's last items are stored, by default all that a model can take. A rank uses as many as
+        its model takes, and the next event trims the rest.
 
     Raises
     ------

@@ -78,8 +78,11 @@ def connect(url: str, timeout_s: float, num_connections: int = 1000) -> TimedRed
             retry=Retry(NoBackoff(), 0),
             max_connections=num_connections,
         )
-    except ValueError as error:
-        raise SettingsError(f"setting redis_url: {error}") from None
+    except ValueError:
+        # Not with the error's own words: they quote the URL, and with it parts of the password.
+        raise SettingsError(
+            "setting redis_url: not a URL of Redis, such as redis://host:6379/0, rediss://... or unix:///path"
+        ) from None
     assert isinstance(redis, TimedRedis)
     redis.timeout_s = timeout_s
     return redis
@@ -96,8 +99,13 @@ async def check(redis: Redis, url: str) -> None:
 
 
 def without_secrets(url: str) -> str:
-    """Return the URL without user name, password and options, fit for logs."""
+    """Return the URL without user name, password and options, fit for logs.
+
+    Of one with a stray `@`, whose password may reach anywhere, only the scheme is left.
+    """
     parts = urlsplit(url)
+    if "@" in parts.path + parts.query + parts.fragment:
+        return f"{parts.scheme}://..."
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -67,6 +67,7 @@ class EmbeddedValkey:
             Another process owns the folder, or the server does not start.
         """
         try:
+            folder = folder.resolve()
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             owner = FileLock(folder / "owner.lock")
         except OSError as error:
@@ -102,6 +103,7 @@ def running_or_own(folder: Path) -> Iterator[str]:
     DataFolderError
         The folder's owner does not let its Valkey answer, or none can be started.
     """
+    folder = folder.resolve()
     owner = FileLock(folder / "owner.lock") if folder.is_dir() else None
     if owner is not None and owner.is_taken():
         _await_answer(folder, None)
@@ -193,14 +195,21 @@ def _await_answer(folder: Path, process: "subprocess.Popen[bytes] | None") -> No
                 return
             except redis.RedisError as error:
                 if process is not None and process.poll() is not None:
-                    raise DataFolderError(
-                        f"the embedded Valkey ended at once; see {folder / 'valkey.log'}"
-                    ) from error
+                    raise DataFolderError(f"the embedded Valkey ended at once; {_last_words(folder)}") from error
                 if time.monotonic() > deadline:
                     raise DataFolderError(f"the Valkey of {folder} does not answer: {error}") from error
             time.sleep(0.02)
     finally:
         client.close()
+
+
+def _last_words(folder: Path) -> str:
+    """Name the file that says why a Valkey ended, with its last line: what precedes its log stands in its output."""
+    for name in ("valkey.out", "valkey.log"):
+        said = (folder / name).read_text(errors="replace").strip() if (folder / name).exists() else ""
+        if said:
+            return f"see {folder / name}: {said.splitlines()[-1]}"
+    return f"{folder} holds no log of it"
 
 
 def _client(folder: Path, timeout_s: float) -> redis.Redis:

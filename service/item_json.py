@@ -22,7 +22,8 @@ def pack_item(item: Item, features: Schema) -> bytes:
     Raises
     ------
     InvalidError
-        Too many tags, an embedding of another width, or a number that float32 cannot hold.
+        Too many tags, an embedding of another width, a number that float32 cannot hold, or a level that the
+        model does not have.
     """
     if len(item.tags) > features.max_tags:
         raise InvalidError(f"{len(item.tags)} tags where at most {features.max_tags} are allowed", "tags")
@@ -32,6 +33,8 @@ def pack_item(item: Item, features: Schema) -> bytes:
         )
     for position in _not_finite(item.embedding):
         raise InvalidError("not a finite number in 32 bits", f"embedding[{position}]")
+    _check_level(item.likes_level, features.num_likes_levels, "likes_level")
+    _check_level(item.views_level, features.num_views_levels, "views_level")
     tags = item.tags + [0] * (features.max_tags - len(item.tags))
     return pack_items(item_records([tags], [[item.likes_level, item.views_level]], [item.embedding]))[0]
 
@@ -48,6 +51,11 @@ def unpack_item(item_id: int, value: bytes) -> Item:
         likes_level=int(record["likes_level"]),
         views_level=int(record["views_level"]),
     )
+
+
+def _check_level(level: int, num_levels: int, field: str) -> None:
+    if level >= num_levels:
+        raise InvalidError(f"level {level} where the model's highest is {num_levels - 1}", field)
 
 
 def _not_finite(embedding: list[float]) -> Iterator[int]:

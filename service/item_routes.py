@@ -1,12 +1,9 @@
 """Routes of the catalogue: one item, or many as lines."""
 
-from typing import Annotated
-
 import msgspec
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from contract.codec import CodecError
-from contract.ids import MAX_ID
 from contract.schema import Schema
 from service import item_json, openapi
 from service.auth import require_admin
@@ -14,15 +11,14 @@ from service.body import decode, read_body, read_lines
 from service.bulk_items import write_lines
 from service.connection import REDIS_ERRORS, or_unavailable
 from service.errors import InvalidError, NotFoundError
+from service.path_ids import PathId
 from service.replica import Replica
 
 router = APIRouter(prefix="/v1/items", tags=["items"])
 
-ItemId = Annotated[int, Path(ge=0, le=MAX_ID)]
-
 
 @router.put("/{item_id}", status_code=204, dependencies=[Depends(require_admin)], openapi_extra=openapi.item)
-async def put_item(item_id: ItemId, request: Request) -> Response:
+async def put_item(item_id: PathId, request: Request) -> Response:
     """Add or replace an item; every replica ranks with it within a second."""
     replica: Replica = request.app.state.replica
     item = decode(await read_body(request, replica.settings.max_body_bytes), item_json.decoder)
@@ -44,7 +40,7 @@ async def post_items(request: Request) -> Response:
 
 
 @router.get("/{item_id}", openapi_extra=openapi.answers_item)
-async def get_item(item_id: ItemId, request: Request) -> Response:
+async def get_item(item_id: PathId, request: Request) -> Response:
     """Return an item as it is stored, or as it was last seen while Redis is away."""
     replica: Replica = request.app.state.replica
     try:
@@ -61,7 +57,7 @@ async def get_item(item_id: ItemId, request: Request) -> Response:
 
 
 @router.delete("/{item_id}", status_code=204, dependencies=[Depends(require_admin)])
-async def delete_item(item_id: ItemId, request: Request) -> Response:
+async def delete_item(item_id: PathId, request: Request) -> Response:
     """Delete an item; to delete one that is not there is no error."""
     replica: Replica = request.app.state.replica
     with or_unavailable("the item was not deleted"):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 
 from contract.codec import NUM_BUCKETS, bucket_of, items_key, log_key
+from contract.ids import MAX_ID
 
 _MAX_LOG = 10_000
 """Entries kept in a bucket's log: minutes of writing, where reading a bucket takes milliseconds."""
@@ -91,15 +92,28 @@ class Items:
         return sum(await pipeline.execute())
 
     async def scan(self, bucket: int) -> AsyncIterator[Change]:
-        """Yield a bucket's items page by page; one that changes meanwhile comes in its old or its new state."""
+        """Yield a bucket's items page by page; one that changes meanwhile comes in its old or its new state.
+
+        Fields that are no ids of this bucket are left out.
+        """
         cursor = 0
         while True:
             reply: Any = await self.redis.hscan(items_key(bucket), cursor, count=_SCAN_AT_ONCE)
             cursor, page = reply
-            for item_id, value in page.items():
-                yield int(item_id), value
+            for field, value in page.items():
+                item_id = parse_id(field)
+                if item_id is not None and bucket_of(item_id) == bucket:
+                    yield item_id, value
             if cursor == 0:
                 return
+
+
+def parse_id(text: bytes) -> int | None:
+    """Return the item id that a field or a log entry names, None where it names none."""
+    if not text.isdigit() or len(text) > len(str(MAX_ID)) or (text[:1] == b"0" and text != b"0"):
+        return None
+    item_id = int(text)
+    return item_id if item_id <= MAX_ID else None
 
 
 def batched(values: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from contract.codec import pack_history
@@ -43,15 +46,26 @@ def last_histories(paths: Sequence[Path], length: int) -> tuple[dict[int, bytes]
     histories: dict[int, bytes] = {}
     seen: list[NDArray[np.uint64]] = []
     for path in paths:
-        for clicks in iter_clicks(path, length):
-            digest = (clicks.history.astype(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
+        width = max(1, min(length, _longest_history(path)))
+        for clicks in iter_clicks(path, width):
+            # Padding adds nothing, so that a history has the same digest in a file of any width.
+            digest = (clicks.history.astype(np.uint64) * factors[-width:]).sum(axis=1, dtype=np.uint64)
             seen.append(np.unique(np.stack([clicks.user_id.astype(np.uint64), digest], axis=1), axis=0))
             users, from_end = np.unique(clicks.user_id[::-1], return_index=True)
             rows = clicks.history[len(clicks) - 1 - from_end]
-            starts = np.where((rows != 0).any(axis=1), (rows != 0).argmax(axis=1), length)
+            starts = np.where((rows != 0).any(axis=1), (rows != 0).argmax(axis=1), width)
             for user, row, start in zip(users.tolist(), rows, starts.tolist(), strict=True):
                 histories[user] = pack_history(row[start:])
     if not seen:
         return histories, 0
     pairs = np.unique(np.concatenate(seen), axis=0)
     return histories, int((np.unique(pairs[:, 0], return_counts=True)[1] > 1).sum())
+
+
+def _longest_history(path: Path) -> int:
+    """Return the length of a file's longest history; 0 where there is none, for whoever reads it to complain."""
+    try:
+        batches = pq.ParquetFile(path).iter_batches(columns=["item_seq"])
+        return max((pc.max(pc.list_value_length(batch["item_seq"])).as_py() or 0 for batch in batches), default=0)
+    except (OSError, KeyError, pa.ArrowException):
+        return 0

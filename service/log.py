@@ -7,6 +7,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from contract.codec import NUM_BUCKETS, log_key
+from service.items import parse_id
 
 _READ_AT_ONCE = 16
 _BUCKET_OF_KEY = {log_key(bucket).encode(): bucket for bucket in range(NUM_BUCKETS)}
@@ -26,7 +27,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One write to a bucket: the position after it, the entry before it, and the items it touched."""
+    """One write to a bucket: the position after it, the entry before it, and the items it touched.
+
+    Of an entry that cannot be read `previous` is empty, so that it follows nothing: the chain is broken there.
+    """
 
     position: Position
     previous: bytes
@@ -54,8 +58,11 @@ async def read_after(redis: Redis, positions: Mapping[int, Position], wait_ms: i
 
 
 def _entry(entry: bytes, fields: Mapping[bytes, bytes]) -> Entry:
-    ids = tuple(int(item_id) for item_id in fields[b"ids"].split())
-    return Entry(Position(entry, fields[b"e"]), fields[b"p"], ids)
+    position = Position(entry, fields.get(b"e", b""))
+    ids = [parse_id(text) for text in fields.get(b"ids", b"?").split()]
+    known = tuple(item_id for item_id in ids if item_id is not None)
+    readable = len(known) == len(ids) and position.epoch != b""
+    return Entry(position, fields.get(b"p", b"") if readable else b"", known)
 
 
 def _order(entry: bytes) -> tuple[int, int]:

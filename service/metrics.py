@@ -30,6 +30,9 @@ class Metrics:
             "qin_serving", "1 for the version that serves", ["model", "version", "provider"], registry=registry
         )
         self._items = Gauge("qin_items", "Items in the mirror", registry=registry)
+        self._unknown_tags = Gauge(
+            "qin_unknown_tags", "Tags that the serving version dropped, for it does not know them", registry=registry
+        )
 
     def serving(self, model: str, version: str, provider: str) -> None:
         """Note the version that serves from now on."""
@@ -39,6 +42,10 @@ class Metrics:
     def count_items(self, num_items: Callable[[], int]) -> None:
         """Take the number of items from `num_items` whenever the metrics are read."""
         self._items.set_function(num_items)
+
+    def count_unknown_tags(self, num_tags: Callable[[], int]) -> None:
+        """Take the number of dropped tags from `num_tags` whenever the metrics are read."""
+        self._unknown_tags.set_function(num_tags)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -7,12 +7,14 @@ from service.replica import Replica
 router = APIRouter(tags=["probes"])
 
 
+@router.head("/v2/health/live", include_in_schema=False)
 @router.get("/v2/health/live")
 async def live() -> dict[str, bool]:
     """Say that the process answers."""
     return {"live": True}
 
 
+@router.head("/v2/health/ready", include_in_schema=False)
 @router.get("/v2/health/ready", responses={503: {"description": "not ready"}})
 async def ready(request: Request, response: Response) -> dict[str, bool]:
     """Say whether requests should be sent here: a version serves, and the replica is not about to stop."""
@@ -21,6 +23,7 @@ async def ready(request: Request, response: Response) -> dict[str, bool]:
     return {"ready": replica.ready}
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return the metrics in Prometheus' text format."""

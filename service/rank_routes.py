@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from contract import wire
+from contract.schema import Schema
 from service import openapi
 from service.body import decode, read_body
 from service.errors import InvalidError, TooLargeError
@@ -33,7 +34,8 @@ async def rank(request: Request) -> Response:
     # A single request holds no string at all, so this word tells the two apart.
     several = b'"requests"' in body
     requests = decode(body, _MANY).requests if several else [decode(body, _ONE)]
-    check(requests, replica.settings, several)
+    # Nothing is awaited between this and the choice of the version that ranks, so it is the same one.
+    check(requests, replica.settings, replica.registry.serving.scorer.features, several)
     rankings = await replica.ranker.rank(requests)
     answers = [_answer(ranking, replica.settings.model) for ranking in rankings]
     content = orjson.dumps({"responses": answers} if several else answers[0], option=orjson.OPT_SERIALIZE_NUMPY)
@@ -42,8 +44,8 @@ async def rank(request: Request) -> Response:
     return Response(content, media_type="application/json")
 
 
-def check(requests: Sequence[wire.RankRequest], settings: Settings, several: bool) -> None:
-    """Raise TooLargeError or InvalidError where a decoded body is over a limit or does not fit together."""
+def check(requests: Sequence[wire.RankRequest], settings: Settings, features: Schema, several: bool) -> None:
+    """Raise TooLargeError or InvalidError where a decoded body is over a limit or does not fit the model."""
     if len(requests) > settings.max_users:
         raise TooLargeError(f"{len(requests)} requests where at most {settings.max_users} are allowed", "requests")
     num_candidates = sum(len(request.candidates) for request in requests)
@@ -52,10 +54,22 @@ def check(requests: Sequence[wire.RankRequest], settings: Settings, several: boo
             f"{num_candidates} candidates where at most {settings.max_candidates} are allowed", "candidates"
         )
     for position, request in enumerate(requests):
-        for name, levels in (("likes_level", request.likes_level), ("views_level", request.views_level)):
-            if levels is not None and len(levels) != len(request.candidates):
-                where = f"requests[{position}].{name}" if several else name
-                raise InvalidError(f"{len(levels)} levels for {len(request.candidates)} candidates", where)
+        where = f"requests[{position}]." if several else ""
+        num_candidates = len(request.candidates)
+        _check_levels(request.likes_level, num_candidates, features.num_likes_levels, f"{where}likes_level")
+        _check_levels(request.views_level, num_candidates, features.num_views_levels, f"{where}views_level")
+
+
+def _check_levels(levels: list[int] | None, num_candidates: int, num_levels: int, field: str) -> None:
+    if levels is None:
+        return
+    if len(levels) != num_candidates:
+        raise InvalidError(f"{len(levels)} levels for {num_candidates} candidates", field)
+    if max(levels) >= num_levels:
+        position = next(i for i, level in enumerate(levels) if level >= num_levels)
+        raise InvalidError(
+            f"level {levels[position]} where the model's highest is {num_levels - 1}", f"{field}[{position}]"
+        )
 
 
 def _answer(ranking: Ranking, model: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from contract.codec import CodecError, unpack_history
@@ -17,13 +18,19 @@ from service.registry import Registry
 from service.users import Histories
 from service.version import LoadedVersion
 
+_log = structlog.get_logger(__name__)
+
 History = NDArray[np.int64] | None
 """A user's last item ids, or None where they could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The scores of one request, in the order of its candidates."""
+    """The scores of one request, in the order of its candidates.
+
+    `degraded` says what the scores lack: "history" could not be read, "items" were lost by Redis and are ranked
+    as last seen, "scores" overflowed in the model and count as 0.
+    """
 
     request: RankRequest
     version: str
@@ -54,10 +61,16 @@ class Ranker:
         histories = await self._read_histories(requests)
         scored = asyncio.get_running_loop().run_in_executor(self._scoring, _score, version, requests, histories)
         items = ("items",) if self._mirror.degraded else ()
-        return [
-            Ranking(request, version.name, scores, unknown, items if history is not None else ("history", *items))
-            for request, history, (scores, unknown) in zip(requests, histories, await scored, strict=True)
-        ]
+        rankings = []
+        for request, history, (scores, unknown) in zip(requests, histories, await scored, strict=True):
+            degraded = items if history is not None else ("history", *items)
+            finite = np.isfinite(scores)
+            if not finite.all():
+                num_lost = int(len(scores) - finite.sum())
+                _log.warning("scores are not finite and count as 0", user_id=request.user_id, num_scores=num_lost)
+                scores, degraded = np.where(finite, scores, np.float32(0)), (*degraded, "scores")
+            rankings.append(Ranking(request, version.name, scores, unknown, degraded))
+        return rankings
 
     async def _read_histories(self, requests: Sequence[RankRequest]) -> list[History]:
         stored: list[bytes] | None = []

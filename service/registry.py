@@ -43,6 +43,7 @@ class Registry:
         self._swapping = asyncio.Lock()
         self._loading = False
         self._problem: str | None = None
+        self._passed_over: str | None = None
         self._failed, self._try_again = "", 0.0
 
     @property
@@ -69,7 +70,7 @@ class Registry:
         active, previous = None, None
         with contextlib.suppress(*REDIS_ERRORS):
             active, previous = await self._active.read()
-        return State(self.serving.name, active, previous, self._problem)
+        return State(self.serving.name, active, previous, self._problem or self._passed_over)
 
     async def start(self) -> None:
         """Load the active version, or else the newest that can serve.
@@ -84,15 +85,18 @@ class Registry:
         active, _ = await self._active.read()
         newest_first = list_versions(self._folder.parent, self._folder.name)[::-1]
         names = [active] if active else []
-        reason = f"{self._folder} holds no version"
         for name in names + [name for name in newest_first if name != active]:
             try:
                 self._exchange(await self._loader.load(name))
                 break
             except RequestError as error:
-                reason = self._problem = self._problem or error.detail
+                if name == active:
+                    self._problem = error.detail
+                else:
+                    self._passed_over = self._passed_over or error.detail
                 _log.warning("version cannot be served", version=name, reason=error.detail)
         else:
+            reason = self._problem or self._passed_over or f"{self._folder} holds no version"
             raise NoVersionError(f"nothing to serve: {reason}")
         await self._active.propose(self.serving.name)
 
@@ -119,7 +123,7 @@ class Registry:
             finally:
                 if before is not after:
                     await before.close()
-            self._problem = None
+            self._problem = self._passed_over = None
 
     async def rollback(self) -> None:
         """Promote the version that was active before this one.
@@ -172,7 +176,7 @@ class Registry:
         except (RequestError, ScoringError) as error:
             self._problem, self._failed, self._try_again = str(error), active, time.monotonic() + _TRY_AGAIN_S
             return
-        self._problem = None
+        self._problem = self._passed_over = None
         await before.close()
 
     async def _swapped_in(self, name: str) -> LoadedVersion:

@@ -35,7 +35,6 @@ class Replica:
     registry: Registry
     ranker: Ranker
     metrics: Metrics
-    is_embedded: bool
     stopping: bool = False
 
     @property
@@ -68,22 +67,30 @@ async def open_replica(settings: Settings) -> AsyncIterator[Replica]:
         with _or_no_start(url):
             await mirror.load()
             await registry.start()
+        metrics.count_unknown_tags(lambda: registry.serving.rows.num_unknown_tags)
         length = max(settings.stored_history_length, registry.serving.scorer.features.history_length)
         histories = Histories(redis, length)
         ranker = Ranker(registry, histories, mirror, settings.history_timeout_ms)
         stack.callback(ranker.close)
         stack.push_async_callback(_cancel, asyncio.create_task(mirror.follow()))
         stack.push_async_callback(_cancel, asyncio.create_task(registry.follow(settings.follow_interval_s)))
-        is_embedded = settings.redis_url is None
-        yield Replica(settings, gate, Items(redis), histories, mirror, registry, ranker, metrics, is_embedded)
+        yield Replica(settings, gate, Items(redis), histories, mirror, registry, ranker, metrics)
 
 
 async def _redis_url(settings: Settings, stack: contextlib.AsyncExitStack) -> str:
     if settings.redis_url is not None:
         return settings.redis_url.get_secret_value()
-    valkey = await asyncio.to_thread(EmbeddedValkey.start, settings.data_dir)
-    stack.push_async_callback(asyncio.to_thread, valkey.stop)
-    return valkey.url
+    starting = asyncio.create_task(asyncio.to_thread(EmbeddedValkey.start, settings.data_dir))
+    stack.push_async_callback(_stop, starting)
+    return (await asyncio.shield(starting)).url
+
+
+async def _stop(starting: "asyncio.Task[EmbeddedValkey]") -> None:
+    """Stop Valkey, even one that is still starting because whoever waited for it was cancelled."""
+    if not starting.done():
+        await asyncio.wait([starting])
+    if starting.exception() is None:
+        await asyncio.to_thread(starting.result().stop)
 
 
 async def _connected(url: str, timeout_s: float, stack: contextlib.AsyncExitStack) -> Redis:

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 import uvloop
@@ -17,6 +17,7 @@ from service.errors import StartError
 from service.replica import Replica, open_replica
 from service.settings import Settings, read_settings
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SWITCH_S = 0.001
 """The longest that a request waits for the interpreter while another thread encodes items; Python's own is 5 ms."""
 
@@ -41,9 +42,17 @@ def serve(**overrides: object) -> int:
 
 
 async def _serve(settings: Settings) -> None:
+    this = asyncio.current_task()
+    assert this is not None
     with _bind(settings.host, settings.port) as listener:
-        async with open_replica(settings) as replica:
-            await Server(replica).serve([listener])
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                with _on_signals(lambda _: this.cancelling() or this.cancel()):
+                    replica = await stack.enter_async_context(open_replica(settings))
+            except asyncio.CancelledError:
+                return
+            if not this.cancelling():
+                await Server(replica).serve([listener])
 
 
 class Server(uvicorn.Server):
@@ -77,18 +86,29 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop in order at the first signal; unlike uvicorn's own, nothing is raised again afterwards."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
-        try:
+        with _on_signals(self._stop):
             yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
 
     def _stop(self, number: int) -> None:
         self._replica.stopping = True
         self.handle_exit(number, None)
+
+
+@contextlib.contextmanager
+def _on_signals(stop: Callable[[int], object]) -> Iterator[None]:
+    """Call `stop` at SIGTERM and SIGINT; after the block they do nothing, so that they cannot cut the end short."""
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, _nothing)
+
+
+def _nothing() -> None:
+    """Ignore a signal."""
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -99,6 +119,8 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         raise StartError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    except UnicodeError as error:
+        raise StartError(f"cannot listen on {host}:{port}: not a name of a host") from error
     return listener
 
 

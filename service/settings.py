@@ -83,7 +83,9 @@ def read_settings(**overrides: object) -> Settings:
 
 
 def read_admin_key(settings: Settings) -> bytes | None:
-    """Return the admin key from the environment or its file, or None where none is set.
+    """Return the admin key from the environment or its file, without blanks and line ends around it.
+
+    None where none is set.
 
     Raises
     ------
@@ -94,13 +96,13 @@ def read_admin_key(settings: Settings) -> bytes | None:
         raise SettingsError("setting admin_key: give the key or its file, not both")
     if settings.admin_key_file is not None:
         try:
-            key = settings.admin_key_file.read_text().strip()
+            key = settings.admin_key_file.read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"setting admin_key_file: {settings.admin_key_file} cannot be read") from error
     elif settings.admin_key is not None:
         key = settings.admin_key.get_secret_value()
     else:
         return None
-    if not key:
+    if not key.strip():
         raise SettingsError("setting admin_key: the key is empty")
-    return key.encode()
+    return key.strip().encode()

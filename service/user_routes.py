@@ -4,22 +4,21 @@ from typing import Annotated
 
 import msgspec
 import orjson
-from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 
 from contract import wire
 from contract.codec import unpack_history
-from contract.ids import MAX_ID
 from service import openapi
 from service.auth import require_admin
 from service.body import decode, read_body
 from service.connection import or_unavailable
+from service.path_ids import PathId
 from service.replica import Replica
 
 router = APIRouter(prefix="/v1/users/{user_id}", tags=["users"])
 
 _ITEM_IDS = msgspec.json.Decoder(wire.ItemIds)
 
-UserId = Annotated[int, Path(ge=0, le=MAX_ID)]
 IdempotencyKey = Annotated[
     str | None,
     Header(alias="Idempotency-Key", min_length=1, max_length=255, description="makes a retry within a day safe"),
@@ -27,7 +26,7 @@ IdempotencyKey = Annotated[
 
 
 @router.post("/events", status_code=204, dependencies=[Depends(require_admin)], openapi_extra=openapi.item_ids)
-async def append_events(user_id: UserId, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+async def append_events(user_id: PathId, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
     """Append items, oldest first, to what the user has seen; the next rank knows of them."""
     replica, item_ids = await _read(request)
     with or_unavailable("the events were not stored"):
@@ -36,7 +35,7 @@ async def append_events(user_id: UserId, request: Request, idempotency_key: Idem
 
 
 @router.get("/history", openapi_extra=openapi.answers_item_ids)
-async def get_history(user_id: UserId, request: Request) -> Response:
+async def get_history(user_id: PathId, request: Request) -> Response:
     """Return a user's stored history, oldest first; that of an unknown user is empty."""
     replica: Replica = request.app.state.replica
     with or_unavailable("the history cannot be read"):
@@ -48,7 +47,7 @@ async def get_history(user_id: UserId, request: Request) -> Response:
 
 
 @router.put("/history", status_code=204, dependencies=[Depends(require_admin)], openapi_extra=openapi.item_ids)
-async def put_history(user_id: UserId, request: Request) -> Response:
+async def put_history(user_id: PathId, request: Request) -> Response:
     """Replace a user's history; the last items are kept."""
     replica, item_ids = await _read(request)
     with or_unavailable("the history was not stored"):
@@ -57,7 +56,7 @@ async def put_history(user_id: UserId, request: Request) -> Response:
 
 
 @router.delete("/history", status_code=204, dependencies=[Depends(require_admin)])
-async def delete_history(user_id: UserId, request: Request) -> Response:
+async def delete_history(user_id: PathId, request: Request) -> Response:
     """Forget a user's history."""
     replica: Replica = request.app.state.replica
     with or_unavailable("the history was not deleted"):

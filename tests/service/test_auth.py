@@ -7,7 +7,7 @@ from contract.client import Client, ClientError
 from service.errors import SettingsError
 from service.settings import read_admin_key, read_settings
 from tests.service.conftest import Store
-from tests.service.running import make_settings, running
+from tests.service.running import Running, make_settings, running
 
 WRITES = [
     ("POST", "/v1/users/1/events"),
@@ -76,6 +76,27 @@ def test_without_a_key_only_this_machine_may_write(store: Store, stocked_url):
         service.client.append_events(1, [3])
 
 
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_a_page_of_another_origin_may_not_write(service: Running, method, path):
+    """Without a key, a browser that names another origin than the service's is refused before its body is read."""
+    own = service.url.removeprefix("http://")
+    for origin in ("https://evil.example", "http://127.0.0.1", "http://127.0.0.1:1", "null", "", f"x{own}", own):
+        response = service.http.request(method, path, headers={"Origin": origin}, content=b"{")
+        assert response.status_code == 403, origin
+        assert response.headers["content-type"] == "application/problem+json"
+        assert "another origin" in response.json()["detail"]
+    own_page = service.http.request(method, path, headers={"Origin": service.url}, content=b"{")
+    assert own_page.status_code != 403
+
+
+def test_a_key_opens_from_any_origin(locked):
+    """Whoever sends the key may write, and reading needs no origin."""
+    headers = {"Origin": "https://ours.example", "Authorization": "Bearer sésame".encode()}
+    assert locked.http.post("/v1/users/1/events", json={"item_ids": [1]}, headers=headers).status_code == 204
+    origin = {"Origin": "https://evil.example"}
+    assert locked.http.post("/v1/rank", json={"user_id": 1, "candidates": [1]}, headers=origin).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("host", "on_loopback"),
     [
@@ -96,7 +117,7 @@ def test_loopback_is_told_from_the_rest(tmp_path: Path, host, on_loopback):
 
 
 def test_the_key_may_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch):
-    """A file's key is read without its line end; both at once, or an empty one, are refused."""
+    """Either is read without its line end; both at once, or an empty one, are refused."""
     file = tmp_path / "key"
     file.write_text("secret\n")
     assert read_admin_key(read_settings(store=tmp_path)) is None
@@ -106,6 +127,8 @@ def test_the_key_may_come_from_a_file_or_the_environment(tmp_path: Path, monkeyp
     with pytest.raises(SettingsError, match="not both"):
         read_admin_key(read_settings(store=tmp_path))
     monkeypatch.delenv("QIN_ADMIN_KEY_FILE")
+    assert read_admin_key(read_settings(store=tmp_path)) == b"other"
+    monkeypatch.setenv("QIN_ADMIN_KEY", "other\n")
     assert read_admin_key(read_settings(store=tmp_path)) == b"other"
     monkeypatch.setenv("QIN_ADMIN_KEY", "")
     with pytest.raises(SettingsError, match="empty"):

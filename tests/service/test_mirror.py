@@ -278,17 +278,48 @@ def test_following_ends_whenever_it_is_cancelled(redis_url):
     run(test)
 
 
-def test_a_log_of_something_else_is_survived(redis_url):
-    """An entry that is not ours is reported and stops nothing for good: once it is gone, all is read again."""
+ALIEN = [
+    {"what": "ever"},
+    {"e": "epoch", "p": "0-0", "ids": "2 x"},
+    {"e": "epoch", "p": "0-0", "ids": "-62"},
+    {"e": "epoch", "p": "0-0", "ids": "9" * 40},
+    {"ids": "2", "p": "0-0"},
+]
+
+
+@pytest.mark.parametrize("fields", ALIEN)
+def test_an_entry_that_is_not_ours_is_passed_over(redis_url, fields):
+    """It means only that its bucket is read again: this bucket and all others are followed on, before and after."""
 
     async def test() -> None:
         async with following(redis_url) as (mirror, items, redis):
-            await write(items, i1=b"a")
-            entry = await redis.xadd(log_key(2), {"what": "ever"})
-            await asyncio.sleep(0.1)
-            await write(items, i1=b"b")
-            await redis.xdel(log_key(2), entry)
-            await eventually(lambda: mirror.get(1) == b"b")
+            await write(items, i1=b"a", i2=b"a")
+            await eventually(lambda: mirror.get(2) == b"a")
+            await redis.hset(items_key(2), "66", b"behind the log's back")
+            await redis.xadd(log_key(2), fields)
+            await eventually(lambda: mirror.get(66))
+            await write(items, i1=b"b", i2=b"b")
+            await eventually(lambda: contents(mirror) == {1: b"b", 2: b"b", 66: b"behind the log's back"})
+            await redis.xadd(log_key(2), fields)
+            await write(items, i2=b"c", i1=b"c")
+            await eventually(lambda: mirror.get(1) == mirror.get(2) == b"c", timeout_s=2)
+
+    run(test)
+
+
+def test_a_log_of_something_else_from_the_start_is_passed_over(redis_url):
+    """A log whose last entry is not ours, and fields that are no ids, keep nobody from reading the rest."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), i2=b"a")
+            for field in ("x", "-62", "1_0", "02", "3", "9" * 40):
+                await redis.hset(items_key(2), field, b"no item of this bucket")
+            await redis.xadd(log_key(2), ALIEN[1])
+        async with following(redis_url) as (mirror, items, _):
+            assert contents(mirror) == {2: b"a"}
+            await write(items, i2=b"b")
+            await eventually(lambda: contents(mirror) == {2: b"b"})
 
     run(test)
 

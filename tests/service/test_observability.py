@@ -1,6 +1,9 @@
 import re
 
-from tests.service.running import Running
+import pytest
+
+from contract.wire import Item
+from tests.service.running import Running, wait_until
 
 
 def value(service: Running, name: str) -> float:
@@ -68,3 +71,25 @@ def test_the_examples_are_accepted(service: Running):
     examples = document["paths"]["/v1/rank"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     for example in examples.values():
         assert service.http.post("/v1/rank", json=example["value"]).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/metrics"])
+def test_probes_may_ask_for_the_head_only(service: Running, path):
+    """HEAD is answered like GET, without a body."""
+    response = service.http.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+def test_readiness_is_told_to_head_as_well(service: Running):
+    """A load balancer that probes with HEAD sees a replica that is about to stop."""
+    service.replica.stopping = True
+    assert service.http.head("/v2/health/ready").status_code == 503
+
+
+def test_tags_that_the_model_drops_are_counted(service: Running, store):
+    """Tags outside the serving version's vocabulary show how far it lags behind the catalogue."""
+    assert value(service, "qin_unknown_tags") == 0
+    service.client.put_item(700, Item([0.5] * 8, tags=[1, 50, 60]))
+    wait_until(lambda: value(service, "qin_unknown_tags") == 2)
+    service.client.promote(store.old.name)
+    assert value(service, "qin_unknown_tags") == 2

@@ -93,11 +93,33 @@ def test_a_version_that_arrives_later_is_followed(own_store: Store, redis_url, p
 
 
 def test_at_start_a_damaged_version_is_passed_over_for_one_that_can_serve(own_store: Store, redis_url):
-    """The newest version being damaged keeps nobody from starting, but is told."""
+    """The newest version being damaged keeps nobody from starting, but is told until another one is promoted."""
     truncate(own_store.new)
-    with running(make_settings(own_store.folder, redis_url)) as service:
+    with running(make_settings(own_store.folder, redis_url, follow_interval_s=0.01)) as service:
         assert serving(service) == own_store.old.name
-        assert "not the file that was published" in service.client.models().models[0].problem
+        for _ in range(10):
+            assert "not the file that was published" in service.client.models().models[0].problem
+            time.sleep(0.03)
+        assert service.client.promote(own_store.old.name).models[0].problem is None
+
+
+def test_a_problem_of_following_is_over_once_the_active_version_serves(store: Store, redis_url, plain):
+    """What kept a replica from following is forgotten when it serves what is active."""
+    with running(make_settings(store.folder, redis_url, follow_interval_s=0.01)) as service:
+        plain.hset(KEY, "active", "absent")
+        wait_until(lambda: "no version absent" in (service.client.models().models[0].problem or ""))
+        plain.hset(KEY, "active", store.new.name)
+        wait_until(lambda: service.client.models().models[0].problem is None)
+
+
+def test_an_active_version_that_is_no_name_counts_as_none(store: Store, redis_url, plain):
+    """Bytes that are no text break nothing: the newest version serves, and a promotion repairs the key."""
+    plain.hset(KEY, mapping={"active": b"\xff\xfe", "previous": b"\xff"})
+    with running(make_settings(store.folder, redis_url, follow_interval_s=0.01)) as service:
+        model = service.client.models().models[0]
+        assert (model.serving, model.active, model.previous) == (store.new.name, None, None)
+        assert service.http.post("/v1/models/qin/rollback").status_code == 409
+        assert service.client.promote(store.old.name).models[0].active == store.old.name
 
 
 def test_a_store_without_versions_is_refused_at_start(tmp_path: Path, redis_url):
@@ -206,17 +228,28 @@ def test_a_bundle_under_another_name_is_not_promoted(own_store: Store, stocked_u
         assert serving(service) == own_store.new.name
 
 
-def test_one_swap_at_a_time(service: Running, store: Store):
-    """Of two promotions at the same time one is refused, or they happened one after the other."""
-    with ThreadPoolExecutor(4) as pool:
+def test_one_swap_at_a_time(service: Running, store: Store, monkeypatch):
+    """A promotion while another one loads is refused at once; the other one succeeds."""
+    loading, go_on, verify = threading.Event(), threading.Event(), Scorer.verify
+
+    def slowly(scorer: Scorer) -> None:
+        loading.set()
+        go_on.wait(5)
+        verify(scorer)
+
+    def promote() -> int:
         body = {"version": store.old.name}
-        posts = [
-            pool.submit(httpx.post, f"{service.url}/v1/models/qin/promote", json=body, timeout=30) for _ in range(4)
-        ]
-        statuses = sorted(post.result().status_code for post in posts)
-    assert statuses[0] == 200
-    assert set(statuses) <= {200, 409}
+        return httpx.post(f"{service.url}/v1/models/qin/promote", json=body, timeout=30).status_code
+
+    monkeypatch.setattr(Scorer, "verify", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(promote)
+        assert loading.wait(10)
+        second = promote()
+        go_on.set()
+        assert (first.result(), second) == (200, 409)
     assert serving(service) == store.old.name
+    assert promote() == 200
 
 
 def test_a_promotion_is_not_refused_because_the_active_version_is_looked_up(store: Store, redis_url, plain):

@@ -1,6 +1,7 @@
 """Whole processes: how they start, fail to start, and end."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from contract.client import Client
+from service.connection import without_secrets
 from service.server import serve
 from tests.service.catalogue import NUM_ITEMS, make_item, make_records, store_items
 from tests.service.conftest import Store
@@ -134,7 +136,9 @@ def test_an_absent_redis_is_told_in_one_line(store: Store, tmp_path: Path):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"redis_url": "http://x"}, "setting redis_url: Redis URL must specify"),
+        ({"redis_url": "http://x"}, "setting redis_url: not a URL of Redis"),
+        ({"redis_url": "redis://host:geheim/0"}, "setting redis_url: not a URL of Redis"),
+        ({"host": "a" * 80}, f"cannot listen on {'a' * 80}:0: not a name of a host"),
         ({"redis_url": "redis://127.0.0.1:1"}, "Redis at redis://127.0.0.1:1 does not answer"),
         ({"port": 70000}, "setting port: "),
         ({"store": None}, "setting store: "),
@@ -197,3 +201,43 @@ def is_ready(http: httpx.Client) -> bool:
         return http.get("/v2/health/ready").status_code == 200
     except httpx.HTTPError:
         return False
+
+
+@pytest.mark.parametrize("url", ["redis://:geheim/x@h:1", "redis://u:a@geheim:b@h", "redis://h:1x?password=geheim"])
+def test_no_part_of_a_password_is_shown_of_a_url_that_is_none(tmp_path: Path, capsys, url):
+    """A malformed URL is refused without being quoted."""
+    assert serve(store=tmp_path, redis_url=url, port=0, device="cpu") == 1
+    assert "geheim" not in capsys.readouterr().err
+
+
+def test_a_url_for_logs_holds_no_part_of_a_password():
+    """Where a stray `@` lets a password reach into the path or the options, only the scheme is left."""
+    assert without_secrets("redis://u:geheim@h:1/0?db=2") == "redis://h:1/0"
+    for url in (
+        "redis://:12/geheim@h",
+        "redis://:12?geheim@h",
+        "redis://:12#geheim@h",
+        "rediss://h?password=a@geheim",
+    ):
+        assert without_secrets(url).endswith("://...")
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_starting_leaves_no_valkey_behind(store: Store, tmp_path: Path, number, delay_s):
+    """A start that is ended is an orderly end: status 0, and the embedded Valkey stopped."""
+    log = tmp_path / "log"
+    with serving_process(log, store=store.folder, data_dir=tmp_path / "data") as process:
+        wait_until(lambda: "embedded Valkey started" in log.read_text())
+        valkey_pid = int((tmp_path / "data" / "valkey.pid").read_text())
+        time.sleep(delay_s)
+        process.send_signal(number)
+        process.send_signal(number)
+        try:
+            assert process.wait(15) == 0
+            with pytest.raises(ProcessLookupError):
+                os.kill(valkey_pid, 0)
+        finally:
+            if process.returncode != 0:
+                os.kill(valkey_pid, signal.SIGKILL)
+    assert "Traceback" not in log.read_text()
