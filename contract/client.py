@@ -9,6 +9,7 @@ import msgspec
 
 from contract.wire import (
     BulkResult,
+    History,
     Item,
     ItemIds,
     ModelInfo,
@@ -87,7 +88,7 @@ class Client:
 
     def history(self, user_id: int) -> list[int]:
         """Return a user's stored history, oldest first."""
-        return _decoded(self._send("GET", f"/v1/users/{user_id}/history"), ItemIds).item_ids
+        return _decoded(self._send("GET", f"/v1/users/{user_id}/history"), History).item_ids
 
     def put_history(self, user_id: int, item_ids: Sequence[int]) -> None:
         """Replace a user's history."""

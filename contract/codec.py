@@ -118,6 +118,11 @@ def pack_items(records: NDArray[np.void]) -> list[bytes]:
     return [whole[start : start + size] for start in range(0, len(whole), size)]
 
 
+def packed_layout(value: bytes) -> tuple[int, int]:
+    """Return embedding width and number of tag slots that a packed item's header names; (0, 0) without a header."""
+    return (int.from_bytes(value[4:6], "little"), value[1]) if len(value) >= 8 else (0, 0)
+
+
 def unpack_items(values: Sequence[bytes], embedding_width: int, max_tags: int = 5) -> NDArray[np.void]:
     """Return (n,) item records of packed values.
 
@@ -144,7 +149,7 @@ def unpack_items(values: Sequence[bytes], embedding_width: int, max_tags: int = 
 
 def _complaint(position: int, value: bytes, dtype: np.dtype[Any], embedding_width: int) -> str:
     if len(value) >= 8 and value[0] == ITEM_FORMAT:
-        width, slots = int.from_bytes(value[4:6], "little"), value[1]
+        width, slots = packed_layout(value)
         if len(value) == item_dtype(width, slots).itemsize:
             return (
                 f"stored item {position} has an embedding of width {width} and {slots} tag slots; "

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from contract.schema import MAX_LEVEL
 
-_BATCH_ROWS = 65_536
+_BATCH_IDS = 65_536 * 64
+"""About how many history items a batch of clicks holds: memory stays the same for longer histories."""
 
 
 class MmctrError(ValueError):
@@ -91,7 +92,8 @@ def iter_clicks(path: Path, history_length: int) -> Iterator[Clicks]:
     file = _open(path, columns)
     labelled = "label" in file.schema_arrow.names
     first_row = 0
-    for batch in _batches(path, file, [*columns, "label"] if labelled else columns):
+    num_rows = max(_BATCH_IDS // max(history_length, 64), 1)
+    for batch in _batches(path, file, [*columns, "label"] if labelled else columns, num_rows):
         yield _clicks(path, batch, history_length, first_row)
         first_row += batch.num_rows
 
@@ -151,10 +153,10 @@ def _reading(path: Path) -> Iterator[None]:
         raise MmctrError(f"{path} cannot be read as parquet: {error}") from error
 
 
-def _batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, file: pq.ParquetFile, columns: list[str], num_rows: int) -> Iterator[pa.RecordBatch]:
     # The footer may be whole over damaged pages, which only reading them shows.
     with _reading(path):
-        yield from file.iter_batches(_BATCH_ROWS, columns=columns)
+        yield from file.iter_batches(num_rows, columns=columns)
 
 
 def _numbers(path: Path, name: str, column: pa.Array, first_row: int = 0) -> NDArray[np.generic]:

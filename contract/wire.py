@@ -27,7 +27,13 @@ class RankManyRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class ItemIds(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Events to append or a whole history: item ids, oldest first."""
+    """Events to append or a whole history: item ids, oldest first; 0 is padding and no item of a history."""
+
+    item_ids: list[Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]]
+
+
+class History(msgspec.Struct, frozen=True):
+    """A stored history: item ids, oldest first; 0 where it was loaded with a hole."""
 
     item_ids: list[Id]
 

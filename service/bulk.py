@@ -10,10 +10,11 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from contract.codec import item_records, pack_items
+from contract.codec import item_records, pack_items, packed_layout
 from contract.mmctr import read_items
 from service import connection
 from service.embedded import running_or_own
+from service.errors import ConflictError
 from service.items import Items, batched
 from service.last_rows import last_histories, last_levels
 from service.settings import default_data_dir
@@ -60,6 +61,8 @@ def load_items(
     ------
     MmctrError
         A file is not of the MM-CTR layout.
+    ConflictError
+        Items of another layout are stored already: a service that runs on them would lose its whole catalogue.
     ServiceError
         Redis does not answer.
     """
@@ -71,8 +74,23 @@ def load_items(
     async def write(redis: Redis, batch: Sequence[tuple[int, bytes]]) -> None:
         await Items(redis).write([item_id for item_id, _ in batch], [value for _, value in batch])
 
-    _run("items", rows, _ITEMS_AT_ONCE, write, redis_url, data_dir)
+    async def check(redis: Redis) -> None:
+        stored = await Items(redis).sample()
+        if values and stored is not None:
+            _check_layout(stored, values[0])
+
+    _run("items", rows, _ITEMS_AT_ONCE, write, redis_url, data_dir, check)
     return Loaded(len(rows), differing)
+
+
+def _check_layout(stored: bytes, new: bytes) -> None:
+    """Raise ConflictError where a stored item has another embedding width or number of tag slots than a new one."""
+    (old_width, old_slots), (width, slots) = packed_layout(stored), packed_layout(new)
+    if (old_width, old_slots) != (width, slots):
+        raise ConflictError(
+            f"these items have embeddings of width {width} and {slots} tag slots, the stored ones {old_width} and "
+            f"{old_slots}; nothing was written: load them into a Redis or a data folder of their own"
+        )
 
 
 def load_histories(
@@ -113,6 +131,7 @@ def _run(
     write: Callable[[Redis, Sequence[tuple[int, bytes]]], Awaitable[None]],
     redis_url: str | None,
     data_dir: Path | None,
+    check: Callable[[Redis], Awaitable[None]] | None = None,
 ) -> None:
     place = contextlib.nullcontext(redis_url) if redis_url else running_or_own(data_dir or default_data_dir())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -121,6 +140,8 @@ def _run(
         async with _connected(url) as redis:
             bars = Progress(*columns, console=_terminal(), transient=True)
             with bars as progress, connection.or_unavailable(f"not all {what} stored"):
+                if check is not None:
+                    await check(redis)
                 task = progress.add_task(what, total=len(rows))
                 for batch in batched(rows, at_once):
                     await write(redis, batch)

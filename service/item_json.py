@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from contract.codec import CodecError, item_records, pack_items, unpack_items
+from contract.codec import CodecError, item_records, pack_items, packed_layout, unpack_items
 from contract.schema import Schema
 from contract.wire import Item
 from service.errors import InvalidError
@@ -43,7 +43,7 @@ def unpack_item(item_id: int, value: bytes) -> Item:
     """Return a stored item, of whatever width it is; raises CodecError where it is not whole."""
     if len(value) < 8:
         raise CodecError(f"stored item is not whole: {len(value)} bytes")
-    record = unpack_items([value], int.from_bytes(value[4:6], "little"), value[1])[0]
+    record = unpack_items([value], *packed_layout(value))[0]
     return Item(
         embedding=record["embedding"].astype(float).tolist(),
         item_id=item_id,

@@ -84,6 +84,13 @@ class Items:
             read.update(zip(ids, values, strict=True))
         return read
 
+    async def sample(self) -> bytes | None:
+        """Return some stored item's packed value, None where nothing is stored."""
+        pipeline = self.redis.pipeline()
+        for bucket in range(NUM_BUCKETS):
+            pipeline.hrandfield(items_key(bucket), 1, True)
+        return next((reply[1] for reply in await pipeline.execute() if reply), None)
+
     async def count(self) -> int:
         """Return how many items are stored."""
         pipeline = self.redis.pipeline()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.bundle import Bundle, BundleCorruptError, BundleError, BundleNotFoundError, check_name, read_bundle
+from contract.codec import packed_layout
 from contract.schema import Schema
 from scoring.device import Device
 from scoring.errors import DeviceError, ScoringError
@@ -99,7 +100,7 @@ class Loader:
 
 def check_fits(features: Schema, stored: Sequence[bytes], serving: LoadedVersion | None) -> None:
     """Raise ConflictError if a model cannot read most stored items, or needs other histories than are served."""
-    layouts = Counter((int.from_bytes(value[4:6], "little"), value[1]) for value in stored if len(value) >= 8)
+    layouts = Counter(packed_layout(value) for value in stored if len(value) >= 8)
     if layouts:
         width, num_slots = layouts.most_common(1)[0][0]
         if width != features.embedding_width:

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 _PROMOTION = msgspec.json.Decoder(wire.Promotion)
 
 
-@router.get("", openapi_extra=openapi.answers_models)
+@router.get("", dependencies=[Depends(require_admin)], openapi_extra=openapi.answers_models)
 async def get_models(request: Request) -> Response:
     """Return what this replica serves, what is active, and the versions in the store."""
     replica: Replica = request.app.state.replica

@@ -123,7 +123,7 @@ def test_a_missing_value_is_named_by_its_row_in_the_whole_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lists of any length before it, and parts read before it, count as rows, not as values."""
-    monkeypatch.setattr("contract.mmctr._BATCH_ROWS", 4)
+    monkeypatch.setattr("contract.mmctr._BATCH_IDS", 4 * 64)
     histories = [[1], [], [2, 3, 4], [5], [6, 7], [], [], [8, None], [9]]
     columns = {name: [1] * len(histories) for name in CLICKS} | {"item_seq": histories}
     with pytest.raises(MmctrError, match="item_seq of row 7 holds a missing value"):

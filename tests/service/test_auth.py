@@ -16,10 +16,11 @@ WRITES = [
     ("PUT", "/v1/items/1"),
     ("POST", "/v1/items"),
     ("DELETE", "/v1/items/1"),
+    ("GET", "/v1/models"),
     ("POST", "/v1/models/qin/promote"),
     ("POST", "/v1/models/qin/rollback"),
 ]
-READS = ["/v1/models", "/v1/users/1/history", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"]
+READS = ["/v1/users/1/history", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"]
 
 
 @pytest.fixture

@@ -140,6 +140,7 @@ def test_wrong_paths_are_problems_too(shared: Running, method, path, status):
         ("{}", 422, None),
         ('{"item_ids": 3}', 422, "item_ids"),
         ('{"item_ids": [1, -3]}', 422, "item_ids[1]"),
+        ('{"item_ids": [1, 2, 0]}', 422, "item_ids[2]"),
         ('{"item_ids": ["3"]}', 422, "item_ids[0]"),
         ('{"item_ids": [1], "ttl": 5}', 422, None),
     ],

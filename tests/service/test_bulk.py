@@ -10,7 +10,7 @@ from contract.codec import history_key, items_key, unpack_history, unpack_items
 from contract.mmctr import MmctrError
 from service.bulk import Loaded, load_histories, load_items
 from service.embedded import running_or_own
-from service.errors import RedisAbsentError
+from service.errors import ConflictError, RedisAbsentError
 from tests.fakes import make_bundle, make_items
 from tests.service.catalogue import Expected
 from tests.service.conftest import Store
@@ -165,3 +165,14 @@ def test_the_same_history_in_files_of_other_widths_does_not_differ(tmp_path: Pat
     narrow = write_clicks(tmp_path / "a.parquet", [(1, 5, [1, 2], 0, 0)])
     wide = write_clicks(tmp_path / "b.parquet", [(1, 5, [0, 0, 0, 1, 2], 0, 0), (2, 5, list(range(1, 90)), 0, 0)])
     assert load_histories([narrow, wide], redis_url) == Loaded(written=2, differing=0)
+
+
+def test_items_of_another_layout_are_not_loaded_over_a_catalogue(tmp_path: Path, redis_url, plain):
+    """A service that runs on the stored items would lose them all: nothing is written, and both widths are named."""
+    load_items(write_items(tmp_path / "items.parquet"), [], redis_url)
+    info = make_items(50, embedding_width=16)
+    columns = {"item_id": info.item_id, "item_tags": info.tags.tolist(), "item_emb_d128": info.embedding.tolist()}
+    pq.write_table(pa.table(columns), tmp_path / "other.parquet")
+    with pytest.raises(ConflictError, match="width 16 and 5 tag slots, the stored ones 8 and 5; nothing was written"):
+        load_items(tmp_path / "other.parquet", [], redis_url)
+    assert len(plain.hget(items_key(1), "1")) == 8 + 20 + 4 * 8

@@ -36,19 +36,19 @@ def test_histories_are_written_read_and_forgotten(service: Running):
 
 def test_the_last_64_items_are_kept(service: Running, plain):
     """Longer histories are trimmed where they are stored, oldest first, whichever way they came."""
-    service.client.append_events(1, range(50))
+    service.client.append_events(1, range(1, 50))
     service.client.append_events(1, range(50, 100))
     assert service.client.history(1) == list(range(36, 100))
-    service.client.append_events(1, range(1000))
+    service.client.append_events(1, range(1, 1000))
     assert service.client.history(1) == list(range(936, 1000))
-    service.client.put_history(1, range(500))
+    service.client.put_history(1, range(1, 500))
     assert unpack_history(plain.get(history_key(1))).tolist() == list(range(436, 500))
 
 
 def test_as_many_items_are_kept_as_the_setting_says_but_never_fewer_than_the_model_needs(store: Store, stocked_url):
     """A setting below the model's history length is raised to it."""
     with running(make_settings(store.folder, stocked_url, stored_history_length=3)) as service:
-        service.client.append_events(1, range(20))
+        service.client.append_events(1, range(1, 20))
         assert service.client.history(1) == list(range(12, 20))
 
 

@@ -158,7 +158,7 @@ def test_an_item_outside_item_info_is_named(own_clicks: Path, column: str, value
 
 def test_a_row_is_named_by_its_place_in_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read in parts; row numbers count from the file's start."""
-    monkeypatch.setattr("contract.mmctr._BATCH_ROWS", 100)
+    monkeypatch.setattr("contract.mmctr._BATCH_IDS", 100 * 64)
     folder = write_data(tmp_path, num_rows=300, num_items=60)
     replace_column(folder / "train.parquet", "item_id", 250, 99_999)
     with pytest.raises(DataError, match="row 250 is 99999"):
