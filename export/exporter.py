@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -88,27 +89,11 @@ def export_model(
         The bundle does not score as the model does: nothing is published.
     """
     check_name(model, "model")
-    schema = trained.network.schema
-    _check_items(items, schema)
+    _check_items(items, trained.network.schema)
     contents, tables = _graphs(trained.network.eval(), fold_weights, split_first_layer)
     contents[VOCABULARY] = _npy(trained.vocabulary)
     contents[GOLDEN], tolerance = _golden(trained, items)
-    files = hash_files(contents)
-    created = datetime.now(UTC)
-    manifest = Manifest(
-        model=model,
-        version=new_version(created, sha256(repr(files).encode()).hexdigest()),
-        created=created,
-        features=schema,
-        features_sha256=schema.digest(),
-        files=files,
-        tables=tables,
-        folded=fold_weights,
-        opset=OPSET,
-        qin_ops=OPS if fold_weights else {},
-        provenance=trained.provenance,
-        tolerance=tolerance,
-    )
+    manifest = _manifest(trained, model, contents, tables, tolerance, folded=fold_weights)
     staged = staging_folder(store, model)
     try:
         stage(staged, manifest, contents)
@@ -116,6 +101,32 @@ def export_model(
         return publish(staged, manifest.version)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _manifest(
+    trained: TrainedModel,
+    model: str,
+    contents: Mapping[str, bytes],
+    tables: tuple[TableSpec, ...],
+    tolerance: Tolerance,
+    *,
+    folded: bool,
+) -> Manifest:
+    schema, files, created = trained.network.schema, hash_files(contents), datetime.now(UTC)
+    return Manifest(
+        model=model,
+        version=new_version(created, sha256(repr(files).encode()).hexdigest()),
+        created=created,
+        features=schema,
+        features_sha256=schema.digest(),
+        files=files,
+        tables=tables,
+        folded=folded,
+        opset=OPSET,
+        qin_ops=OPS if folded else {},
+        provenance=trained.provenance,
+        tolerance=tolerance,
+    )
 
 
 def _graphs(network: QIN, fold_weights: bool, split: bool) -> tuple[dict[str, bytes], tuple[TableSpec, ...]]:

@@ -127,3 +127,4 @@ def test_a_model_that_diverged_is_refused(tmp_path: Path) -> None:
 def test_one_item_is_catalogue_enough(tmp_path: Path) -> None:
     """A catalogue too small to sample from still exports."""
     export_model(make_trained(num_items=2, num_tags=3), make_items(2, 3), tmp_path)
+    assert len(list_versions(tmp_path, "qin")) == 1
