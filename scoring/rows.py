@@ -148,7 +148,7 @@ class ItemRows:
         if short > 0:
             self._grow(int((self._current.tables.capacity + short) * _HEADROOM))
         with self._lock:
-            return np.array([self._free.popleft() for _ in range(count)])
+            return np.array([self._free.popleft() for _ in range(count)], dtype=np.int64)
 
     def _grow(self, capacity: int) -> None:
         """Go on with copies of the tables that have more rows; runs under way keep the ones that they hold."""

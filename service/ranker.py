@@ -61,16 +61,10 @@ class Ranker:
         histories = await self._read_histories(requests)
         scored = asyncio.get_running_loop().run_in_executor(self._scoring, _score, version, requests, histories)
         items = ("items",) if self._mirror.degraded else ()
-        rankings = []
-        for request, history, (scores, unknown) in zip(requests, histories, await scored, strict=True):
-            degraded = items if history is not None else ("history", *items)
-            finite = np.isfinite(scores)
-            if not finite.all():
-                num_lost = int(len(scores) - finite.sum())
-                _log.warning("scores are not finite and count as 0", user_id=request.user_id, num_scores=num_lost)
-                scores, degraded = np.where(finite, scores, np.float32(0)), (*degraded, "scores")
-            rankings.append(Ranking(request, version.name, scores, unknown, degraded))
-        return rankings
+        return [
+            _ranking(request, version.name, scores, unknown, items if history is not None else ("history", *items))
+            for request, history, (scores, unknown) in zip(requests, histories, await scored, strict=True)
+        ]
 
     async def _read_histories(self, requests: Sequence[RankRequest]) -> list[History]:
         stored: list[bytes] | None = []
@@ -87,6 +81,22 @@ class Ranker:
     def close(self) -> None:
         """End the scoring thread once it is idle."""
         self._scoring.shutdown()
+
+
+def _ranking(
+    request: RankRequest,
+    version: str,
+    scores: NDArray[np.float32],
+    unknown: NDArray[np.int64],
+    degraded: tuple[str, ...],
+) -> Ranking:
+    """Return the answer to a request; a score that overflowed counts as 0, and the answer says so."""
+    finite = np.isfinite(scores)
+    if not finite.all():
+        num_lost = int(len(scores) - finite.sum())
+        _log.warning("scores are not finite and count as 0", user_id=request.user_id, num_scores=num_lost)
+        scores, degraded = np.where(finite, scores, np.float32(0)), (*degraded, "scores")
+    return Ranking(request, version, scores, unknown, degraded)
 
 
 def _history(history: list[int] | bytes | None) -> History:

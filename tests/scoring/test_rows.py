@@ -182,6 +182,8 @@ def test_an_item_that_overflows_is_unknown(scorer: Scorer) -> None:
     put(rows, {1: 3e38, 2: 1.5})
     with rows.view() as view:
         assert (view.rows(np.array([1, 2])) > 0).tolist() == [False, True]
+    put(rows, {2: 3e38})
+    assert len(rows) == 0
 
 
 def test_a_level_that_the_model_lacks_counts_as_level_0(tmp_path: Path) -> None:
