@@ -78,19 +78,12 @@ def make_trained(
 def make_bundle(
     store: Path,
     *,
-    seed: int = 0,
     model: str = "qin",
-    embedding_width: int = 8,
     num_items: int = 200,
     num_tags: int = 50,
-    history_length: int = 8,
+    embedding_width: int = 8,
+    **options: int | bool,
 ) -> Path:
-    """Publish a bundle of random weights and return its folder."""
-    trained = make_trained(
-        seed=seed,
-        num_items=num_items,
-        num_tags=num_tags,
-        embedding_width=embedding_width,
-        history_length=history_length,
-    )
+    """Publish a bundle of random weights and return its folder; `options` are those of `make_trained`."""
+    trained = make_trained(num_items=num_items, num_tags=num_tags, embedding_width=embedding_width, **options)
     return export_model(trained, make_items(num_items, num_tags, embedding_width), store, model)
