@@ -1,0 +1,3 @@
+#include "isa.h"
+
+QIN_INSTRUCTION_SET(avx512_vnni, "avx512_vnni")

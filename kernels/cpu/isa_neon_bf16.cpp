@@ -1,0 +1,3 @@
+#include "isa.h"
+
+QIN_INSTRUCTION_SET(neon_bf16, "neon_bf16")
