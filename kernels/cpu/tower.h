@@ -293,10 +293,11 @@ inline void to_int8(const Block& block, const Layout& layout, size_t row) {
     magnitudes = larger(absolute(values), magnitudes);
     poison += values * 0.0f;
   }
-  const float magnitude = largest_of(magnitudes), nothing = sum_of(poison);
+  const float magnitude = largest_of(magnitudes), nothing = sum_of(poison), exact = 127.0f / magnitude;
   block.row_scale[row] = magnitude / 127.0f + nothing;
-  const bool usable = magnitude > 0 && nothing == 0;
-  const Floats inverse = broadcast(usable ? 127.0f / magnitude : 0.0f);
+  // Neither zeros alone nor numbers so small that nothing stretches them to 127.
+  const bool usable = nothing == 0 && exact <= __FLT_MAX__;
+  const Floats inverse = broadcast(usable ? exact : 0.0f);
   // Adding 1.5 * 2^23 leaves an integer, rounded half to even, in the lowest bits.
   const Floats rounder = broadcast(12582912.0f);
   typedef uint8_t Bytes __attribute__((vector_size(kLanes)));

@@ -1,0 +1,159 @@
+"""One operation of the domain `qin` at a time: random operands, and a model that calls it by kernel or by body."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from contract.manifest import Precision
+from export.functions import attention_call, model_with, quadratic_tower, sparse_target_attention, tower_call
+from export.precision import weight_tensors
+
+Operands = dict[str, NDArray[np.generic]]
+
+NUM_ROWS = 37
+NUM_LEVELS = 11
+WEIGHTS = ("weight", "bias", "shift", "slope", "output_weight", "output_bias", "weight_scale")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """U users, N candidates of each, H history length, E embedding_dim, D item width, L layers."""
+
+    num_users: int = 1
+    num_candidates: int = 7
+    history_length: int = 5
+    embedding_dim: int = 5
+    item_width: int = 9
+    num_layers: int = 3
+    split: bool = True
+
+    @property
+    def input_width(self) -> int:
+        """X."""
+        return 2 * (self.embedding_dim + self.item_width)
+
+
+def attention_operands(size: Size, seed: int) -> Operands:
+    """Return operands of `qin.SparseTargetAttention`, about half of whose scores are negative."""
+    generator, width = np.random.default_rng(seed), size.item_width
+    operands: Operands = {
+        "target": _normal(generator, NUM_ROWS, width),
+        "key": _normal(generator, NUM_ROWS, width) / np.float32(np.sqrt(width)),
+        "value": _normal(generator, NUM_ROWS, width),
+        "candidate_rows": generator.integers(-NUM_ROWS, NUM_ROWS, (size.num_users, size.num_candidates)),
+        "history_rows": generator.integers(-NUM_ROWS, NUM_ROWS, (size.num_users, size.history_length)),
+    }
+    if size.split:
+        operands["input_part"] = _normal(generator, NUM_ROWS, size.input_width)
+        operands["history_part"] = _normal(generator, NUM_ROWS, size.input_width)
+    return operands
+
+
+def tower_operands(size: Size, seed: int) -> Operands:
+    """Return operands of `qin.QuadraticTower`, with weights in float32 and slopes of both signs."""
+    generator, width = np.random.default_rng(seed), size.input_width
+    shape = size.num_users, size.num_candidates
+    num_products = size.num_layers - size.split
+    operands: Operands = {
+        "target": _normal(generator, NUM_ROWS, size.item_width),
+        "pooled": _normal(generator, *shape, size.item_width),
+        "candidate_rows": generator.integers(-NUM_ROWS, NUM_ROWS, shape),
+        "levels": generator.integers(-NUM_LEVELS, NUM_LEVELS, (*shape, 2)),
+        "likes": _normal(generator, NUM_LEVELS, size.embedding_dim),
+        "views": _normal(generator, NUM_LEVELS, size.embedding_dim),
+        "weight": _normal(generator, num_products, width, width) * np.float32(0.3 / np.sqrt(width)),
+        "bias": _normal(generator, num_products, width) * np.float32(0.1),
+        "shift": _normal(generator, size.num_layers, width) * np.float32(0.1),
+        "slope": np.linspace(-0.3, 1.2, size.num_layers, dtype=np.float32)[:, None],
+        "output_weight": _normal(generator, width, 1) / np.float32(np.sqrt(width)),
+        "output_bias": _normal(generator, 1),
+    }
+    if size.split:
+        operands["partial"] = _normal(generator, *shape, width) * np.float32(0.3)
+        operands["likes_first"] = _normal(generator, NUM_LEVELS, width) * np.float32(0.1)
+        operands["views_first"] = _normal(generator, NUM_LEVELS, width) * np.float32(0.1)
+    return operands
+
+
+class Operation:
+    """A model of one operation.
+
+    Parameters
+    ----------
+    operands
+        Whose names, types and ranks the model's inputs have. With a tower, `weight` is float32 and is rounded here.
+    size
+        Of the operands.
+    precision
+        Of a tower's weights.
+    weights_in_graph
+        Let a tower's weights be part of the graph, as they are when served; else they are inputs.
+    """
+
+    def __init__(
+        self, operands: Operands, size: Size, precision: Precision = "float32", *, weights_in_graph: bool = True
+    ) -> None:
+        is_tower = "pooled" in operands
+        tensors = weight_tensors(operands["weight"], precision) if is_tower else []
+        if is_tower:
+            function = quadratic_tower(size.num_layers, size.split, precision)
+            tensors += [
+                onnx.numpy_helper.from_array(operands[name], name)
+                for name in WEIGHTS
+                if name in operands and name != "weight"
+            ]
+        else:
+            function = sparse_target_attention(size.split)
+        call = tower_call(size.split, precision) if is_tower else attention_call(size.split)
+        outputs = ["scores"] if is_tower else ["pooled", "partial"][: 1 + size.split]
+        fixed = [tensor.name for tensor in tensors]
+        free = [name for name in operands if name not in fixed]
+        values = [helper.make_tensor_value_info(name, _type(operands[name]), [None] * operands[name].ndim) for name in free]
+        graph = onnx.parser.parse_graph(f"operation () => () {{ {call} }}")
+        graph.input.extend(values)
+        rank = 2 if is_tower else 3
+        graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank) for name in outputs)
+        if weights_in_graph:
+            graph.initializer.extend(tensors)
+        else:
+            graph.input.extend(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in tensors
+            )
+            free += fixed
+        self._tensors = {} if weights_in_graph else {tensor.name: tensor for tensor in tensors}
+        self._names, self._model = free, model_with(graph, [function])
+
+    def run(
+        self, operands: Mapping[str, NDArray[np.generic]], library: Path | None = None, num_threads: int = 1
+    ) -> list[NDArray[np.float32]]:
+        """Return the outputs, by the kernel in `library` or by the function's body."""
+        return self.session(library, num_threads).run(None, self.feed(operands))
+
+    def session(self, library: Path | None = None, num_threads: int = 1) -> ort.InferenceSession:
+        """Return a session of the model."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3
+        if library is not None:
+            options.add_session_config_entry("qin.num_threads", str(num_threads))
+            options.register_custom_ops_library(str(library))
+        return ort.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
+
+    def feed(self, operands: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+        """Return those operands that are inputs of the model, with weights in its precision."""
+        given = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in self._tensors.items()}
+        return {name: given[name] if name in given else operands[name] for name in self._names}
+
+
+def _normal(generator: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    return generator.standard_normal(shape, dtype=np.float32)
+
+
+def _type(values: NDArray[np.generic]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(values.dtype))
