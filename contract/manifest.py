@@ -9,6 +9,9 @@ from contract.schema import Schema
 
 FORMAT: Literal[1] = 1
 
+Precision = Literal["float32", "bfloat16", "int8"]
+"""What the matrices of the quadratic layers are stored in and multiplied as."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +41,19 @@ class Tolerance(_Frozen):
     weights: float = Field(gt=0)
 
 
+class Measured(_Frozen):
+    """What a bundle was seen to do on validation rows and golden rows before it was published."""
+
+    num_rows: int = Field(ge=1)
+    """Validation rows."""
+    auc: float = Field(ge=0, le=1)
+    """Of the bundle on these rows."""
+    auc_float32: float = Field(ge=0, le=1)
+    """Of the same network on the same rows with float32 matrices; the same number where it has such."""
+    max_score_error: float = Field(ge=0)
+    """The largest distance of a golden row's score from the one that the trained model gave it in float64."""
+
+
 class Manifest(_Frozen):
     """What a bundle is; validated on every read."""
 
@@ -52,6 +68,7 @@ class Manifest(_Frozen):
     folded: bool
     opset: int
     qin_ops: dict[str, int]
-    precision: Literal["float32"] = "float32"
+    precision: Precision = "float32"
     provenance: Provenance
     tolerance: Tolerance
+    measured: Measured | None = None

@@ -97,16 +97,22 @@ class VersionInfo(msgspec.Struct, frozen=True):
     created: str
     auc: float | None
     log_loss: float | None
+    precision: str
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """What one replica serves (`serving`), and what all were told to (`active`)."""
+    """What one replica serves (`serving`), and what all were told to (`active`).
+
+    `kernels` tells of each fused operation of the serving version which instruction set its kernel is made for, or
+    "function body" where no kernel runs it.
+    """
 
     name: str
     serving: str
     active: str | None
     previous: str | None
     provider: str
+    kernels: dict[str, str]
     problem: str | None
     versions: list[VersionInfo]
 

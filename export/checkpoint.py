@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from contract.manifest import Provenance
+from contract.manifest import Precision, Provenance
 from contract.mmctr import read_items
-from export.exporter import TrainedModel, export_model
+from export.exporter import MAX_AUC_LOSS, TrainedModel, export_model
 from training.checkpoint import load_checkpoint
 
 
@@ -16,13 +16,17 @@ def export_checkpoint(
     *,
     fold_weights: bool = True,
     split_first_layer: bool = True,
+    precision: Precision = "float32",
+    validation: Path | None = None,
+    max_auc_loss: float = MAX_AUC_LOSS,
 ) -> Path:
     """Publish the checkpoint in a folder, with golden rows from an `item_info` file; see `export_model`.
 
     Raises
     ------
-    CheckpointError, MmctrError, ExportError
-        The checkpoint or the items cannot be read, or do not fit each other.
+    CheckpointError, MmctrError, DataError, ExportError
+        The checkpoint, the items or the validation rows cannot be read, or do not fit each other, or the precision
+        costs too much.
     ParityError
         The bundle does not score as the model does: nothing is published.
     """
@@ -33,5 +37,13 @@ def export_checkpoint(
     )
     trained = TrainedModel(loaded.model, loaded.vocabulary, provenance)
     return export_model(
-        trained, read_items(items), store, model, fold_weights=fold_weights, split_first_layer=split_first_layer
+        trained,
+        read_items(items),
+        store,
+        model,
+        fold_weights=fold_weights,
+        split_first_layer=split_first_layer,
+        precision=precision,
+        validation=validation,
+        max_auc_loss=max_auc_loss,
     )

@@ -1,9 +1,8 @@
-"""A trained model to a published bundle: fold, build, check against torch, publish; or publish nothing."""
+"""A trained model to a published bundle: fold, build, check against torch, measure, publish; or publish nothing."""
 
 import io
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -24,13 +23,16 @@ from contract.bundle import (
     staging_folder,
 )
 from contract.ids import IdIndex
-from contract.manifest import Manifest, Provenance, TableSpec, Tolerance
+from contract.manifest import Manifest, Measured, Precision, Provenance, TableSpec, Tolerance
 from contract.mmctr import ItemInfo
 from contract.schema import Schema
+from export.draft import Draft
+from export.errors import ExportError
 from export.fold import fold
 from export.functions import OPS, OPSET
 from export.golden import golden_inputs, golden_outputs, golden_rows
 from export.graph import folded_graphs, folded_tables
+from export.measure import auc_loss, measure, read_validation
 from export.published import published_graphs, published_tables
 from scoring.scorer import Scorer
 from training.model import QIN
@@ -39,10 +41,9 @@ _LEAST_TOLERANCE, _MOST_TOLERANCE = 2e-6, 1e-4
 _WEIGHTS_TOLERANCE = 2e-5
 _MARGIN = 10
 """A bundle may err as much as this times what the network's own float32 errs, up to a limit."""
-
-
-class ExportError(Exception):
-    """A model cannot be exported with the items that were given."""
+_PRECISION_MARGIN = 3
+"""A bundle of less than float32 may err as much as this times what it was measured to err."""
+MAX_AUC_LOSS = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,23 @@ class TrainedModel:
     provenance: Provenance
 
 
+@dataclass(frozen=True, slots=True)
+class GoldenFile:
+    """Golden rows as a file, and how far float32 may be from them."""
+
+    content: bytes
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a network is written down."""
+
+    folded: bool = True
+    split: bool = True
+    precision: Precision = "float32"
+
+
 def export_model(
     trained: TrainedModel,
     items: ItemInfo,
@@ -62,6 +80,9 @@ def export_model(
     *,
     fold_weights: bool = True,
     split_first_layer: bool = True,
+    precision: Precision = "float32",
+    validation: Path | None = None,
+    max_auc_loss: float = MAX_AUC_LOSS,
 ) -> Path:
     """Publish a network as a new version of `model` and return the bundle's folder.
 
@@ -70,7 +91,7 @@ def export_model(
     trained
         The network with its vocabulary and where they come from.
     items
-        The catalogue that golden rows are taken from.
+        The catalogue that golden rows are taken from; with `validation` it holds all items of its clicks.
     store
         The folder of models; made where it is not there.
     model
@@ -80,40 +101,56 @@ def export_model(
     split_first_layer
         Look layer 1's linear map up in tables instead of computing it, for 2.8 times the table memory at the
         paper's size; without `fold_weights` it has no effect.
+    precision
+        Of the matrices of the quadratic layers.
+    validation
+        A clicks file with labels. The manifest tells the bundle's AUC on it.
+    max_auc_loss
+        How much less AUC than in float32 is still published.
 
     Raises
     ------
     ExportError
-        The items do not fit the model, or the model has diverged.
+        The items do not fit the model, the model has diverged, a precision below float32 is asked for the published
+        form or without validation rows, or it costs too much.
+    MmctrError, DataError
+        The validation rows cannot be read, do not fit the items or the model, or have scores that are not finite.
     ParityError
         The bundle does not score as the model does: nothing is published.
     """
     check_name(model, "model")
+    form = Form(fold_weights, split_first_layer, precision)
+    _check_form(form, validation)
     _check_items(items, trained.network.schema)
-    contents, tables = _graphs(trained.network.eval(), fold_weights, split_first_layer)
-    contents[VOCABULARY] = _npy(trained.vocabulary)
-    contents[GOLDEN], tolerance = _golden(trained, items)
-    manifest = _manifest(trained, model, contents, tables, tolerance, folded=fold_weights)
-    staged = staging_folder(store, model)
+    rows = None if validation is None else read_validation(validation)
+    trained.network.eval()
+    golden = _golden(trained, items)
+    draft = _draft(trained, model, golden, form)
+    if rows is not None:
+        in_float32 = replace(form, precision="float32")
+        float32 = None if form == in_float32 else _draft(trained, model, golden, in_float32)
+        measured = measure(draft, float32, rows, items)
+        _check_loss(measured, precision, max_auc_loss)
+        draft = _with_measured(draft, measured)
+    return _publish(draft, store)
+
+
+def _publish(draft: Draft, store: Path) -> Path:
+    """Make a draft a version if it scores as its golden rows say."""
+    staged = staging_folder(store, draft.manifest.model)
     try:
-        stage(staged, manifest, contents)
+        stage(staged, draft.manifest, draft.contents)
         Scorer(read_bundle(staged)).verify()
-        return publish(staged, manifest.version)
+        return publish(staged, draft.manifest.version)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _manifest(
-    trained: TrainedModel,
-    model: str,
-    contents: Mapping[str, bytes],
-    tables: tuple[TableSpec, ...],
-    tolerance: Tolerance,
-    *,
-    folded: bool,
-) -> Manifest:
+def _draft(trained: TrainedModel, model: str, golden: GoldenFile, form: Form) -> Draft:
+    contents, tables = _graphs(trained.network, form)
+    contents |= {VOCABULARY: _npy(trained.vocabulary), GOLDEN: golden.content}
     schema, files, created = trained.network.schema, hash_files(contents), datetime.now(UTC)
-    return Manifest(
+    manifest = Manifest(
         model=model,
         version=new_version(created, sha256(repr(files).encode()).hexdigest()),
         created=created,
@@ -121,22 +158,39 @@ def _manifest(
         features_sha256=schema.digest(),
         files=files,
         tables=tables,
-        folded=folded,
+        folded=form.folded,
         opset=OPSET,
-        qin_ops=OPS if folded else {},
+        qin_ops=OPS if form.folded else {},
+        precision=form.precision,
         provenance=trained.provenance,
-        tolerance=tolerance,
+        tolerance=golden.tolerance,
     )
+    return Draft(manifest, contents)
 
 
-def _graphs(network: QIN, fold_weights: bool, split: bool) -> tuple[dict[str, bytes], tuple[TableSpec, ...]]:
-    if not fold_weights:
+def _with_measured(draft: Draft, measured: Measured) -> Draft:
+    """Return a draft whose manifest tells what it was measured to do, with a tolerance that allows for it.
+
+    A precision below float32 is off by what its rounding costs this network, of which float32's tolerance knows
+    nothing. So the tolerance is a multiple of the error that was measured: another machine may sum in another order,
+    which tips a few roundings, but only a fault errs several times as much. That the fold itself is right was seen on
+    the float32 form, by float32's tolerance.
+    """
+    tolerance = draft.manifest.tolerance
+    if draft.manifest.precision != "float32":
+        scores = max(tolerance.scores, _PRECISION_MARGIN * measured.max_score_error)
+        tolerance = Tolerance(scores=scores, weights=tolerance.weights)
+    return replace(draft, manifest=draft.manifest.model_copy(update={"measured": measured, "tolerance": tolerance}))
+
+
+def _graphs(network: QIN, form: Form) -> tuple[dict[str, bytes], tuple[TableSpec, ...]]:
+    if not form.folded:
         return published_graphs(network), published_tables(network.schema)
     folded = fold(network)
-    return folded_graphs(folded, split), folded_tables(folded, split)
+    return folded_graphs(folded, form.split, form.precision), folded_tables(folded, form.split)
 
 
-def _golden(trained: TrainedModel, items: ItemInfo) -> tuple[bytes, Tolerance]:
+def _golden(trained: TrainedModel, items: ItemInfo) -> GoldenFile:
     """Return the golden file, and a tolerance that float32 can keep with these weights."""
     inputs = golden_inputs(items, trained.network.schema)
     vocabulary = IdIndex(trained.vocabulary[1:], np.arange(1, len(trained.vocabulary)))
@@ -147,7 +201,18 @@ def _golden(trained: TrainedModel, items: ItemInfo) -> tuple[bytes, Tolerance]:
     own, _ = golden_outputs(trained.network, rows, inputs, torch.float32)
     error = _MARGIN * float(np.abs(own - scores).max())
     tolerance = Tolerance(scores=float(np.clip(error, _LEAST_TOLERANCE, _MOST_TOLERANCE)), weights=_WEIGHTS_TOLERANCE)
-    return golden_rows(inputs, scores, weights).to_bytes(), tolerance
+    return GoldenFile(golden_rows(inputs, scores, weights).to_bytes(), tolerance)
+
+
+def _check_form(form: Form, validation: Path | None) -> None:
+    if form.precision == "float32":
+        return
+    if not form.folded:
+        raise ExportError(f"precision {form.precision} is for the folded form alone: leave out --no-fold")
+    if validation is None:
+        raise ExportError(
+            f"what precision {form.precision} costs is measured on labelled clicks: name a file with --validation"
+        )
 
 
 def _check_items(items: ItemInfo, schema: Schema) -> None:
@@ -158,6 +223,15 @@ def _check_items(items: ItemInfo, schema: Schema) -> None:
         raise ExportError(
             f"the items have embeddings of width {found[0]} and {found[1]} tag slots; "
             f"the model was trained with {schema.embedding_width} and {schema.max_tags}"
+        )
+
+
+def _check_loss(measured: Measured, precision: Precision, max_auc_loss: float) -> None:
+    loss = auc_loss(measured)
+    if not loss <= max_auc_loss:
+        raise ExportError(
+            f"{precision} loses {loss:.2g} of AUC on {measured.num_rows} validation rows ({measured.auc:.6f}, "
+            f"{measured.auc_float32:.6f} in float32); --max-auc-loss allows {max_auc_loss:.2g}"
         )
 
 

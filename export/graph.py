@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from contract.bundle import EXPLAIN, ITEM_ENCODER, RANKER
-from contract.manifest import TableSpec
+from contract.manifest import Precision, TableSpec
 from export.fold import FoldedModel
-from export.functions import model_with, quadratic_tower, sparse_target_attention
+from export.functions import attention_call, model_with, quadratic_tower, sparse_target_attention, tower_call
+from export.precision import weight_tensors
 
 ROW_INPUTS = "int64[U,N] candidate_rows, int64[U,H] history_rows, int64[U,N,2] levels"
 
@@ -28,20 +29,22 @@ def folded_tables(folded: FoldedModel, split: bool) -> tuple[TableSpec, ...]:
     return tuple(tables)
 
 
-def folded_graphs(folded: FoldedModel, split: bool) -> dict[str, bytes]:
+def folded_graphs(folded: FoldedModel, split: bool, precision: Precision = "float32") -> dict[str, bytes]:
     """Return the serialised graphs of a folded model.
 
     Parameters
     ----------
     folded
-        The network in float64; every number is rounded to float32 once, here.
+        The network in float64; every number is rounded once, here, all but the tower's matrices to float32.
     split
         Take layer 1 apart, so that its linear map is looked up instead of computed.
+    precision
+        Of the tower's matrices.
     """
     tables = folded_tables(folded, split)
     return {
         ITEM_ENCODER: _item_encoder(folded, tables),
-        RANKER: _split_ranker(folded, tables) if split else _ranker(folded, tables),
+        RANKER: _ranker(folded, tables, split, precision),
         EXPLAIN: _explain(tables),
     }
 
@@ -80,48 +83,27 @@ def _item_encoder(folded: FoldedModel, tables: tuple[TableSpec, ...]) -> bytes:
     return model_with(graph, [])
 
 
-def _ranker(folded: FoldedModel, tables: tuple[TableSpec, ...]) -> bytes:
-    body = f"""
-        candidates = Gather <axis = 0> (target, candidate_rows)
-        keys = Gather <axis = 0> (key, history_rows)
-        values = Gather <axis = 0> (value, history_rows)
-        pooled = qin.SparseTargetAttention (candidates, keys, values, candidates)
-        {_gather_levels("likes", "views")}
-        x = Concat <axis = 2> (likes_of, views_of, candidates, pooled)
-        scores = qin.QuadraticTower (x, weight, bias, shift, slope, output_weight, output_bias)
-    """
-    weights = {"likes": folded.likes, "views": folded.views, **_tower(folded, first=0)}
-    graph = parse_graph("ranker", f"{table_list(tables)}, {ROW_INPUTS}", "float[U,N] scores", body, weights)
-    return model_with(graph, [sparse_target_attention(), quadratic_tower(len(folded.tower.weight), split=False)])
-
-
-def _split_ranker(folded: FoldedModel, tables: tuple[TableSpec, ...]) -> bytes:
-    body = f"""
-        candidates = Gather <axis = 0> (target, candidate_rows)
-        candidate_parts = Gather <axis = 0> (input_part, candidate_rows)
-        residual = Concat <axis = 2> (candidates, candidate_parts)
-        keys = Gather <axis = 0> (key, history_rows)
-        values = Gather <axis = 0> (value, history_rows)
-        history_parts = Gather <axis = 0> (history_part, history_rows)
-        wide_values = Concat <axis = 2> (values, history_parts)
-        wide = qin.SparseTargetAttention (candidates, keys, wide_values, residual)
-        pooled, partial = Split <axis = 2> (wide, widths)
-        {_gather_levels("likes", "views", "likes_first", "views_first")}
-        with_likes = Add (partial, likes_first_of)
-        first = Add (with_likes, views_first_of)
-        x = Concat <axis = 2> (likes_of, views_of, candidates, pooled)
-        scores = qin.QuadraticTower (x, weight, bias, shift, slope, output_weight, output_bias, first)
-    """
+def _ranker(folded: FoldedModel, tables: tuple[TableSpec, ...], split: bool, precision: Precision) -> bytes:
+    """Return the graph that serves: two calls, so that a kernel can take everything between tables and scores."""
+    tower, first = folded.tower, 1 if split else 0
     weights = {
         "likes": folded.likes,
         "views": folded.views,
-        "likes_first": folded.first_layer.likes,
-        "views_first": folded.first_layer.views,
-        "widths": np.array([tables[2].width, tables[4].width], dtype=np.int64),
-        **_tower(folded, first=1),
+        "bias": tower.bias[first:],
+        "shift": tower.shift,
+        "slope": tower.slope,
+        "output_weight": tower.output_weight,
+        "output_bias": tower.output_bias,
     }
+    if split:
+        weights |= {"likes_first": folded.first_layer.likes, "views_first": folded.first_layer.views}
+    body = f"""
+        {attention_call(split)}
+        {tower_call(split, precision)}
+    """
     graph = parse_graph("ranker", f"{table_list(tables)}, {ROW_INPUTS}", "float[U,N] scores", body, weights)
-    return model_with(graph, [sparse_target_attention(), quadratic_tower(len(folded.tower.weight), split=True)])
+    graph.initializer.extend(weight_tensors(tower.weight[first:], precision))
+    return model_with(graph, [sparse_target_attention(split), quadratic_tower(len(tower.weight), split, precision)])
 
 
 def _explain(tables: tuple[TableSpec, ...]) -> bytes:
@@ -135,33 +117,6 @@ def _explain(tables: tuple[TableSpec, ...]) -> bytes:
     """
     graph = parse_graph("explain", f"{table_list(tables)}, {ROW_INPUTS}", "float[U,N,H] weights", body, {})
     return model_with(graph, [])
-
-
-def _tower(folded: FoldedModel, first: int) -> dict[str, NDArray[np.float64]]:
-    """Return the tower's operands, with the weights of the layers from `first` on."""
-    tower = folded.tower
-    return {
-        "weight": tower.weight[first:],
-        "bias": tower.bias[first:],
-        "shift": tower.shift,
-        "slope": tower.slope,
-        "output_weight": tower.output_weight,
-        "output_bias": tower.output_bias,
-    }
-
-
-def _gather_levels(likes: str, views: str, *more: str) -> str:
-    """Return nodes that look both levels up: `likes_of`, `views_of` and so on for the further pair."""
-    lines = [
-        "zero = Constant <value_int = 0> ()",
-        "one = Constant <value_int = 1> ()",
-        "likes_level = Gather <axis = 2> (levels, zero)",
-        "views_level = Gather <axis = 2> (levels, one)",
-    ]
-    for position, table in enumerate((likes, views, *more)):
-        level = "views_level" if position % 2 else "likes_level"
-        lines.append(f"{table}_of = Gather <axis = 0> ({table}, {level})")
-    return "\n".join(lines)
 
 
 def table_list(tables: tuple[TableSpec, ...]) -> str:

@@ -30,8 +30,14 @@ def score_bundle(
         A file is not of the MM-CTR layout, or a click names an item that `items` does not hold or a level
         that the model does not have.
     """
-    scorer = Scorer(read_bundle(bundle), device)
-    catalogue = encode_catalogue(scorer, read_items(items))
+    return score_clicks(Scorer(read_bundle(bundle), device), data, read_items(items))
+
+
+def score_clicks(
+    scorer: Scorer, data: Path, items: ItemInfo
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return the score of each click in row order, and the labels where the file has them; see `score_bundle`."""
+    catalogue = encode_catalogue(scorer, items)
     known = _known(catalogue)
     scores: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.float32]] = []

@@ -283,20 +283,18 @@ inline void to_bfloat16(const Block& block, const Layout& layout, size_t row) {
   }
 }
 
-// Symmetric, one scale per row; a row that is not finite has the scale NaN.
+// Symmetric, one scale per row. A row with an infinity has the scale infinity and only zeros, so its product is NaN; a
+// NaN spoils the row's score from where it is, in x.
 inline void to_int8(const Block& block, const Layout& layout, size_t row) {
   const float* x = block.x + row * kLanes;
   const size_t num_groups = layout.padded / kLanes;
-  Floats magnitudes = {}, poison = {};
-  for (size_t group = 0; group < num_groups; ++group) {
-    const Floats values = load<Floats>(x + group * block.step());
-    magnitudes = larger(absolute(values), magnitudes);
-    poison += values * 0.0f;
-  }
-  const float magnitude = largest_of(magnitudes), nothing = sum_of(poison), exact = 127.0f / magnitude;
-  block.row_scale[row] = magnitude / 127.0f + nothing;
-  // Neither zeros alone nor numbers so small that nothing stretches them to 127.
-  const bool usable = nothing == 0 && exact <= __FLT_MAX__;
+  Floats magnitudes = {};
+  for (size_t group = 0; group < num_groups; ++group)
+    magnitudes = larger(absolute(load<Floats>(x + group * block.step())), magnitudes);
+  const float magnitude = largest_of(magnitudes), exact = 127.0f / magnitude;
+  block.row_scale[row] = magnitude / 127.0f;
+  // Zeros alone, and numbers so small that nothing stretches them to 127, count as zeros.
+  const bool usable = exact <= __FLT_MAX__;
   const Floats inverse = broadcast(usable ? exact : 0.0f);
   // Adding 1.5 * 2^23 leaves an integer, rounded half to even, in the lowest bits.
   const Floats rounder = broadcast(12582912.0f);

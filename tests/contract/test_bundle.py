@@ -26,6 +26,7 @@ from contract.bundle import (
     stage,
     staging_folder,
 )
+from contract.manifest import Manifest
 from tests.fakes import make_bundle
 
 
@@ -84,6 +85,8 @@ def edit_manifest(bundle: Path, **changes: object) -> None:
     [
         ({"format": 2}, "format"),
         ({"surprise": 1}, "surprise"),
+        ({"precision": "float16"}, "precision"),
+        ({"measured": {"auc": 0.5}}, "measured"),
         ({"files": {}}, "lists no"),
         ({"files": {"../../secret": "0"}}, "lists no|outside the bundle"),
     ],
@@ -93,6 +96,29 @@ def test_a_manifest_of_another_form_is_refused(bundle: Path, changes: dict, comp
     edit_manifest(bundle, **changes)
     with pytest.raises(BundleCorruptError, match=complaint):
         read_bundle(bundle)
+
+
+def test_a_manifest_of_the_first_operations_still_reads(bundle: Path) -> None:
+    """A bundle from before there were precisions is one of float32 that was not measured."""
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    assert manifest.pop("measured") is None
+    assert manifest.pop("precision") == "float32"
+    manifest["qin_ops"] = {"qin.SparseTargetAttention": 1, "qin.QuadraticTower": 1}
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    read = read_manifest(bundle)
+    assert (read.precision, read.measured) == ("float32", None)
+    assert set(read.qin_ops.values()) == {1}
+
+
+def test_what_was_measured_reads_back(bundle: Path) -> None:
+    """A manifest comes back from disk as it was written."""
+    measured = {"num_rows": 300, "auc": 0.75, "auc_float32": 0.7500000000000001, "max_score_error": 1e-9}
+    edit_manifest(bundle, precision="int8", measured=measured)
+    read = read_manifest(bundle)
+    assert read.precision == "int8"
+    assert read.measured is not None
+    assert read.measured.model_dump() == measured
+    assert Manifest.model_validate_json(read.model_dump_json()) == read
 
 
 def test_a_file_outside_the_bundle_is_refused(bundle: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_checkpoint_and_its_bundle_evaluate_alike(product: Product, tmp_path: 
     assert lines[0] == lines[1]
     assert scores[0].dtype == np.float32
     assert scores[0].shape == (1500,)
-    assert np.abs(scores[0] - scores[1]).max() < 2e-6
+    assert np.abs(scores[0] - scores[1]).max() < 5e-6  # both are float32, summed in another order
 
 
 def test_evaluate_takes_a_checkpoint_or_a_bundle_but_not_both(product: Product) -> None:

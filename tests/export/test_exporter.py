@@ -8,7 +8,8 @@ import torch
 
 import export.exporter
 from contract.bundle import EXPLAIN, list_versions, read_bundle
-from export.exporter import ExportError, export_model
+from export.errors import ExportError
+from export.exporter import export_model
 from export.fold import FoldedModel, fold
 from scoring.errors import ParityError
 from scoring.scorer import Scorer
@@ -54,7 +55,8 @@ def test_the_manifest_says_where_the_bundle_comes_from(tmp_path: Path) -> None:
     path = export_model(make_trained(), make_items(), tmp_path, "films")
     manifest = read_bundle(path).manifest
     assert (manifest.model, manifest.version) == ("films", path.name)
-    assert manifest.qin_ops == {"qin.SparseTargetAttention": 1, "qin.QuadraticTower": 1}
+    assert manifest.qin_ops == {"qin.SparseTargetAttention": 2, "qin.QuadraticTower": 2}
+    assert (manifest.precision, manifest.measured) == ("float32", None)
     assert manifest.provenance.recipe == "random"
     assert [table.name for table in manifest.tables] == ["target", "key", "value", "input_part", "history_part"]
 

@@ -4,6 +4,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from contract.bundle import EXPLAIN, ITEM_ENCODER, RANKER
+from contract.manifest import Precision
 from export.fold import fold
 from export.graph import folded_graphs
 from export.published import published_graphs
@@ -22,7 +23,19 @@ def test_the_ranker_calls_each_fused_operation_once(folded: dict[str, bytes]) ->
     """Attention and tower are single nodes of domain qin, so that a kernel can take them."""
     model = onnx.load_from_string(folded[RANKER])
     assert sorted(node.op_type for node in model.graph.node if node.domain == "qin") == FUSED
-    assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", 20), ("qin", 1)}
+    assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", 20), ("qin", 2)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("split", [False, True])
+def test_the_ranker_is_those_calls_alone(split: bool, precision: Precision) -> None:
+    """Nothing is left around them, so a kernel reads the tables where they lie and writes the scores."""
+    graphs = folded_graphs(fold(make_trained().network), split, precision)
+    nodes = onnx.load_from_string(graphs[RANKER]).graph.node
+    assert [node.op_type for node in nodes] == ["SparseTargetAttention", "QuadraticTower"]
+    parts = ["partial", "likes_first", "views_first"] if split else ["", "", ""]
+    wanted = {"int8": [*parts, "weight_scale"]}.get(precision, parts if split else [])
+    assert list(nodes[1].input)[12:] == wanted
 
 
 def test_the_bodies_are_standard_onnx(folded: dict[str, bytes]) -> None:

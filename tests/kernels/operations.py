@@ -8,17 +8,16 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from contract.manifest import Precision
-from export.functions import attention_call, model_with, quadratic_tower, sparse_target_attention, tower_call
 from export.precision import weight_tensors
+from tests.fakes import attention_model, tower_model
 
 Operands = dict[str, NDArray[np.generic]]
 
 NUM_ROWS = 37
 NUM_LEVELS = 11
-WEIGHTS = ("weight", "bias", "shift", "slope", "output_weight", "output_bias", "weight_scale")
+WEIGHTS = ("bias", "shift", "slope", "output_weight", "output_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,35 +98,18 @@ class Operation:
     def __init__(
         self, operands: Operands, size: Size, precision: Precision = "float32", *, weights_in_graph: bool = True
     ) -> None:
-        is_tower = "pooled" in operands
-        tensors = weight_tensors(operands["weight"], precision) if is_tower else []
-        if is_tower:
-            function = quadratic_tower(size.num_layers, size.split, precision)
-            tensors += [
-                onnx.numpy_helper.from_array(operands[name], name)
-                for name in WEIGHTS
-                if name in operands and name != "weight"
-            ]
-        else:
-            function = sparse_target_attention(size.split)
-        call = tower_call(size.split, precision) if is_tower else attention_call(size.split)
-        outputs = ["scores"] if is_tower else ["pooled", "partial"][: 1 + size.split]
-        fixed = [tensor.name for tensor in tensors]
-        free = [name for name in operands if name not in fixed]
-        values = [helper.make_tensor_value_info(name, _type(operands[name]), [None] * operands[name].ndim) for name in free]
-        graph = onnx.parser.parse_graph(f"operation () => () {{ {call} }}")
-        graph.input.extend(values)
-        rank = 2 if is_tower else 3
-        graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank) for name in outputs)
-        if weights_in_graph:
-            graph.initializer.extend(tensors)
-        else:
-            graph.input.extend(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in tensors
-            )
-            free += fixed
-        self._tensors = {} if weights_in_graph else {tensor.name: tensor for tensor in tensors}
-        self._names, self._model = free, model_with(graph, [function])
+        self._given: dict[str, NDArray[np.generic]] = {}
+        if "pooled" not in operands:
+            self._names, self._model = list(operands), attention_model(size.split)
+            return
+        weights = weight_tensors(operands["weight"], precision)
+        weights += [onnx.numpy_helper.from_array(operands[name], name) for name in WEIGHTS if name in operands]
+        fixed = weights if weights_in_graph else []
+        self._model = tower_model(size.num_layers, size.split, precision, fixed)
+        self._names = [name for name in operands if name not in ("weight", *WEIGHTS)]
+        if not weights_in_graph:
+            self._given = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in weights}
+            self._names += self._given
 
     def run(
         self, operands: Mapping[str, NDArray[np.generic]], library: Path | None = None, num_threads: int = 1
@@ -147,13 +129,8 @@ class Operation:
 
     def feed(self, operands: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Return those operands that are inputs of the model, with weights in its precision."""
-        given = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in self._tensors.items()}
-        return {name: given[name] if name in given else operands[name] for name in self._names}
+        return {name: self._given[name] if name in self._given else operands[name] for name in self._names}
 
 
 def _normal(generator: np.random.Generator, *shape: int) -> NDArray[np.float32]:
     return generator.standard_normal(shape, dtype=np.float32)
-
-
-def _type(values: NDArray[np.generic]) -> int:
-    return int(helper.np_dtype_to_tensor_dtype(values.dtype))

@@ -109,13 +109,17 @@ def test_a_row_outside_the_tables_is_refused(library: Path, name: str, row: int)
     operands = attention_operands(size, 4)
     operands[name][0, 1] = row
     operation = Operation(operands, size)
-    with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=f"{name} holds {row}, but its table has 37"):
+    with pytest.raises(
+        ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=f"{name} holds {row}, but its table has 37"
+    ):
         operation.run(operands, library)
     with pytest.raises(Exception, match="indices"):
         operation.run(operands)
 
 
-@pytest.mark.parametrize(("name", "message"), [("value", "shape of target"), ("history_part", "must be .n, X. alike")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("value", "shape of target"), ("history_part", "must be .n, X. alike")]
+)
 def test_tables_that_do_not_match_are_refused(library: Path, name: str, message: str) -> None:
     """Tables of unlike shapes are an error that says which."""
     size = Size()

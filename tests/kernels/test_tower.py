@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contract.manifest import Precision
-from tests.kernels.operations import Operation, Operands, Size, tower_operands
+from tests.kernels.operations import Operands, Operation, Size, tower_operands
 
 TOLERANCE: dict[Precision, float] = {"float32": 2e-6, "bfloat16": 2e-3, "int8": 2e-2}
 """Of scores. Kernel and body add in another order; where that moves a number across the middle between two of its
@@ -100,6 +100,23 @@ def test_numbers_that_are_none_end_up_where_the_body_has_them(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_infinity_that_stays_one_scores_as_in_the_body(
+    library: Path, instruction_set: str, precision: Precision
+) -> None:
+    """Where all that an infinity meets is positive the score is 1, not NaN; int8, which has no infinity, gives NaN."""
+    size = Size(num_layers=2, split=False)
+    operands = {
+        name: np.abs(values) + np.float32(0.1) if values.dtype == np.float32 else values
+        for name, values in tower_operands(size, 14).items()
+    }
+    operands["pooled"][0, 2, 3] = np.inf
+    operation = Operation(operands, size, precision)
+    kernel, body = operation.run(operands, library)[0], operation.run(operands)[0]
+    assert_same(kernel, body, precision)
+    assert np.isnan(kernel[0, 2]) if precision == "int8" else kernel[0, 2] == 1
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("factor", [0, 1e-44, 1e-38, 1e-20, 1e6, 1e18])
 def test_rows_of_any_magnitude_are_scored_as_by_the_body(
     library: Path, instruction_set: str, precision: Precision, factor: float
@@ -123,17 +140,19 @@ def test_weights_may_be_inputs(library: Path, instruction_set: str, precision: P
     np.testing.assert_array_equal(operation.run(operands, library)[0], fixed.run(operands, library)[0])
 
 
-def _scores(operation: Operation, operands: Operands, library: Path, rows: np.ndarray, num_threads: int) -> np.ndarray:
+def _scores(
+    operation: Operation, operands: Operands, library: Path, rows: np.ndarray, num_threads: int
+) -> np.ndarray:
     some = {
-        name: operands[name][:, rows] for name in ("pooled", "candidate_rows", "levels", "partial") if name in operands
+        name: operands[name][:, rows]
+        for name in ("pooled", "candidate_rows", "levels", "partial")
+        if name in operands
     }
     return operation.run(operands | some, library, num_threads)[0]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_candidate_does_not_depend_on_the_others(
-    library: Path, instruction_set: str, precision: Precision
-) -> None:
+def test_a_candidate_does_not_depend_on_the_others(library: Path, instruction_set: str, precision: Precision) -> None:
     """Permuting or splitting a request, or more threads, changes not one bit of a candidate's score."""
     size = Size(num_candidates=300, embedding_dim=9, item_width=33, num_layers=3)
     operands = tower_operands(size, 8)
@@ -172,7 +191,9 @@ def test_a_row_outside_the_tables_is_refused(library: Path, name: str, value: in
     size = Size()
     operands = tower_operands(size, 12)
     operands[name][0, 3] = value
-    with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=f"{name} holds {value}, but its table"):
+    with pytest.raises(
+        ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=f"{name} holds {value}, but its table"
+    ):
         Operation(operands, size).run(operands, library)
 
 
