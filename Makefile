@@ -1,22 +1,29 @@
-# Everything from a bare Python 3.11 or newer: each target first brings .venv to what constraints.txt pins.
+# Everything from a bare Python 3.11 or newer: each target first brings .venv to what constraints.txt pins, then compiles
+# the fused kernels, by the system's C++ compiler or by one that comes as a wheel.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+KERNELS := kernels/lib/.tried
 
-.PHONY: demo test test-slow check format clean
+# Status 3 says that no compiler works.
+BUILD_KERNELS = $(BIN)/python -m kernels.build || { test $$? -eq 3 \
+	&& $(BIN)/python -m pip install --quiet --constraint constraints.txt ziglang 2>/dev/null \
+	&& $(BIN)/python -m kernels.build; }
 
-demo: $(READY) ## train, export, serve, rank, swap on generated data
+.PHONY: demo test test-slow check format kernels clean
+
+demo: $(READY) $(KERNELS) ## train, export, serve, rank, swap on generated data
 	$(BIN)/qin demo
 
-test: $(READY) ## the tests
+test: $(READY) $(KERNELS) ## the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-slow: $(READY) ## the tests that take longer
+test-slow: $(READY) $(KERNELS) ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
 
-check: $(READY) ## format, lint, types, architecture, tests
+check: $(READY) $(KERNELS) ## format, lint, types, architecture, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -27,10 +34,21 @@ format: $(READY) ## rewrite the sources in house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+kernels: $(READY) ## compile the fused kernels again
+	$(BUILD_KERNELS)
+	touch $(KERNELS)
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	QIN_BUILD_KERNELS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# Tried once for these sources: where it fails, a later `make` goes on without trying again.
+$(KERNELS): $(wildcard kernels/*.py kernels/cpu/*) | $(READY)
+	@mkdir -p $(@D)
+	@$(BUILD_KERNELS) || { rm -f $(@D)/libqin_cpu.*; \
+		echo "The fused kernels could not be compiled: everything runs without them, slower. To try again: make kernels"; }
+	@touch $@
+
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) kernels/lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -127,11 +127,37 @@ def export(
     model: Model = "qin",
     fold: Annotated[bool, typer.Option("--fold/--no-fold", help="--no-fold: the model as published.")] = True,
     split: Annotated[bool, typer.Option("--split/--no-split", help="--no-split: smaller tables, slower.")] = True,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "int8"],
+        typer.Option(help="Of the quadratic layers; below float32 it takes --validation."),
+    ] = "float32",
+    validation: Annotated[
+        Path | None, typer.Option(help="Clicks with labels that tell what the precision costs.")
+    ] = None,
+    max_auc_loss: Annotated[
+        float, typer.Option(help="Publish nothing that loses more AUC than this to float32.")
+    ] = 1e-4,
 ) -> None:
     """Publish a checkpoint as a bundle and print its version."""
+    from contract.bundle import read_manifest
     from export.checkpoint import export_checkpoint
+    from export.measure import describe
 
-    print(export_checkpoint(checkpoint, items, store, model, fold_weights=fold, split_first_layer=split).name)  # noqa: T201
+    bundle = export_checkpoint(
+        checkpoint,
+        items,
+        store,
+        model,
+        fold_weights=fold,
+        split_first_layer=split,
+        precision=precision,
+        validation=validation,
+        max_auc_loss=max_auc_loss,
+    )
+    measured = read_manifest(bundle).measured
+    if measured is not None:
+        err.print(describe(measured))
+    print(bundle.name)  # noqa: T201
 
 
 @app.command(epilog="Example: `qin load-items --items data/item_info.parquet --levels data/train.parquet`")
@@ -176,11 +202,25 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.", envvar="QIN_HOST")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", envvar="QIN_PORT", min=0, max=65535)] = 8000,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="QIN_DEVICE")] = "auto",
+    require_kernels: Annotated[
+        bool, typer.Option("--require-kernels", help="Serve nothing unfused.", envvar="QIN_REQUIRE_KERNELS")
+    ] = False,
 ) -> None:
     """Serve a model over HTTP."""
     from service.server import serve as run
 
-    sys.exit(run(store=store, model=model, redis_url=redis, data_dir=data_dir, host=host, port=port, device=device))
+    sys.exit(
+        run(
+            store=store,
+            model=model,
+            redis_url=redis,
+            data_dir=data_dir,
+            host=host,
+            port=port,
+            device=device,
+            require_kernels=require_kernels,
+        )
+    )
 
 
 @app.command(epilog="Example: `qin rank --user 42 --candidates 7,9,11 --top-k 2`")
@@ -262,7 +302,7 @@ def _expected(error: Exception) -> bool:
     """Tell errors whose message is for the user, the rooms' own and the system's, from faults of the program."""
     if isinstance(error, OSError):
         return True
-    rooms = ("contract", "training", "export", "scoring", "service", "demo")
+    rooms = ("contract", "kernels", "training", "export", "scoring", "service", "demo")
     return any(base.__module__.split(".")[0] in rooms for base in type(error).__mro__)
 
 

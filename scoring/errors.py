@@ -3,8 +3,11 @@
 ScoringError
 ├── DeviceError     the device that was asked for is not the one that runs
 ├── GraphError      a graph of the bundle does not load, or is not of the shape that the manifest states
+├── KernelError     fused kernels were asked for, and an operation runs without one
 └── ParityError     golden rows do not give the golden outputs
 """
+
+from collections.abc import Sequence
 
 
 class ScoringError(Exception):
@@ -17,6 +20,15 @@ class DeviceError(ScoringError):
 
 class GraphError(ScoringError):
     """A graph of the bundle cannot be loaded."""
+
+
+class KernelError(ScoringError):
+    """Fused kernels were asked for, and operations would run without one; `ops` is empty if the graph has none."""
+
+    def __init__(self, ops: Sequence[str], reason: str) -> None:
+        what = f"{' and '.join(ops)} would run unfused: {reason}" if ops else "its ranker has no fused operations"
+        super().__init__(f"fused kernels are required, but {what}")
+        self.ops = tuple(ops)
 
 
 class ParityError(ScoringError):

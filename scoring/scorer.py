@@ -3,7 +3,7 @@
 Shapes: U users, N candidates of each, H history length, n items, T tag slots, F embedding width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from contract.bundle import EXPLAIN, ITEM_ENCODER, RANKER, Bundle
 from contract.ids import IdIndex
 from contract.schema import Schema
-from scoring.device import CUDA, Device, open_session
-from scoring.errors import GraphError, ParityError
+from scoring.device import BODY, CUDA, Device, open_fused, open_session, why_unfused
+from scoring.errors import GraphError, KernelError, ParityError
 from scoring.tables import Tables
 
 _ENCODE_AT_ONCE = 1024
@@ -32,20 +32,29 @@ class Scorer:
         Where the ranker runs. The item encoder runs once per item, on one CPU thread.
     num_threads
         Threads of one ranking; 0 takes one per physical core.
+    require_kernels
+        Refuse to run the ranker's fused operations by their bodies.
 
     Raises
     ------
     DeviceError
         The device is not the one that runs.
+    KernelError
+        Kernels are required, and an operation of the ranker would run without.
     GraphError
         A graph does not load or has other inputs than the manifest states.
     """
 
-    def __init__(self, bundle: Bundle, device: Device = "cpu", num_threads: int = 0) -> None:
+    def __init__(
+        self, bundle: Bundle, device: Device = "cpu", num_threads: int = 0, *, require_kernels: bool = False
+    ) -> None:
         self.bundle = bundle
         self.features: Schema = bundle.manifest.features
         self._device, self._num_threads = device, num_threads
-        self._ranker = open_session(bundle.graph(RANKER), device, num_threads)
+        self._ranker, self._kernels = open_fused(bundle.graph(RANKER), bundle.manifest.qin_ops, device, num_threads)
+        if require_kernels and (not self._kernels or BODY in self._kernels.values()):
+            unfused = [op for op, runs_by in self._kernels.items() if runs_by == BODY]
+            raise KernelError(unfused, why_unfused())
         self._encoder = open_session(bundle.graph(ITEM_ENCODER), "cpu", 1)
         self._explainer: ort.InferenceSession | None = None
         self._vocabulary = IdIndex(bundle.vocabulary[1:], np.arange(1, len(bundle.vocabulary)))
@@ -55,6 +64,11 @@ class Scorer:
     def provider(self) -> str:
         """The ONNX Runtime provider that runs the ranker."""
         return str(self._ranker.get_providers()[0])
+
+    @property
+    def kernels(self) -> Mapping[str, str]:
+        """What each fused operation of the ranker runs by: its kernel's instruction set, or `scoring.device.BODY`."""
+        return self._kernels
 
     def new_tables(self, capacity: int) -> Tables:
         """Return empty tables for `capacity` rows, row 0 included."""

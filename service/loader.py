@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from contract.bundle import Bundle, BundleCorruptError, BundleError, BundleNotFoundError, check_name, read_bundle
 from contract.codec import packed_layout
 from contract.schema import Schema
@@ -22,6 +24,8 @@ from service.version import LoadedVersion
 _LOW_PRIORITY = 10
 """Low enough to yield the cores to requests, high enough not to starve while it holds the interpreter's lock."""
 
+_log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
@@ -31,6 +35,7 @@ class LoadOptions:
     model: str
     device: Device
     num_threads: int
+    require_kernels: bool = False
 
 
 class Loader:
@@ -70,7 +75,7 @@ class Loader:
         bundle = await asyncio.to_thread(self._read, name)
         await asyncio.to_thread(check_fits, bundle.manifest.features, self._mirror.snapshot()[1], serving)
         # Not in the encoding thread: the threads that a session starts inherit the priority of the one that opens it.
-        scorer = await asyncio.to_thread(Scorer, bundle, self._options.device, self._options.num_threads)
+        scorer = await asyncio.to_thread(self._open, bundle)
         await asyncio.to_thread(scorer.verify)
         version = LoadedVersion(scorer, self._mirror)
         try:
@@ -91,6 +96,18 @@ class Loader:
         if (bundle.manifest.model, bundle.version) != (self._options.model, name):
             raise BundleCorruptError(f"it says to be {bundle.manifest.model} {bundle.version}")
         return bundle
+
+    def _open(self, bundle: Bundle) -> Scorer:
+        options = self._options
+        scorer = Scorer(bundle, options.device, options.num_threads, require_kernels=options.require_kernels)
+        _log.info(
+            "version loaded",
+            version=bundle.version,
+            provider=scorer.provider,
+            precision=bundle.manifest.precision,
+            kernels=dict(scorer.kernels),
+        )
+        return scorer
 
     def close(self) -> None:
         """End the threads once they are idle."""

@@ -1,8 +1,10 @@
 """What the service counts, for Prometheus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from scoring.device import BODY
 
 _LATENCIES = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
 _SWAPS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -29,15 +31,24 @@ class Metrics:
         self._serving = Gauge(
             "qin_serving", "1 for the version that serves", ["model", "version", "provider"], registry=registry
         )
+        self._op = Gauge(
+            "qin_op",
+            "1 for what runs each operation of the version that serves: an instruction set, or its body",
+            ["op", "runs"],
+            registry=registry,
+        )
         self._items = Gauge("qin_items", "Items in the mirror", registry=registry)
         self._unknown_tags = Gauge(
             "qin_unknown_tags", "Tags that the serving version dropped, for it does not know them", registry=registry
         )
 
-    def serving(self, model: str, version: str, provider: str) -> None:
-        """Note the version that serves from now on."""
+    def serving(self, model: str, version: str, provider: str, kernels: Mapping[str, str]) -> None:
+        """Note the version that serves from now on, and what runs its fused operations."""
         self._serving.clear()
         self._serving.labels(model, version, provider).set(1)
+        self._op.clear()
+        for op, runs_by in kernels.items():
+            self._op.labels(op, "body" if runs_by == BODY else runs_by).set(1)
 
     def count_items(self, num_items: Callable[[], int]) -> None:
         """Take the number of items from `num_items` whenever the metrics are read."""

@@ -58,6 +58,7 @@ async def _models(replica: Replica) -> Response:
         active=state.active,
         previous=state.previous,
         provider=replica.registry.serving.scorer.provider,
+        kernels=dict(replica.registry.serving.scorer.kernels),
         problem=state.problem,
         versions=[_version(manifest) for manifest in manifests],
     )
@@ -66,4 +67,10 @@ async def _models(replica: Replica) -> Response:
 
 def _version(manifest: Manifest) -> wire.VersionInfo:
     provenance = manifest.provenance
-    return wire.VersionInfo(manifest.version, manifest.created.isoformat(), provenance.auc, provenance.log_loss)
+    return wire.VersionInfo(
+        version=manifest.version,
+        created=manifest.created.isoformat(),
+        auc=provenance.auc,
+        log_loss=provenance.log_loss,
+        precision=manifest.precision,
+    )

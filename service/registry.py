@@ -195,7 +195,8 @@ class Registry:
 
     def _exchange(self, version: LoadedVersion) -> None:
         self._serving = version
-        self._metrics.serving(version.scorer.bundle.manifest.model, version.name, version.scorer.provider)
+        scorer = version.scorer
+        self._metrics.serving(scorer.bundle.manifest.model, version.name, scorer.provider, scorer.kernels)
         _log.info("version serves", version=version.name, num_items=len(version.rows))
 
     @contextlib.asynccontextmanager

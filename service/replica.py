@@ -60,7 +60,7 @@ async def open_replica(settings: Settings) -> AsyncIterator[Replica]:
         mirror = Mirror(await _connected(url, settings.redis_timeout_s + 1, stack))
         metrics = Metrics()
         metrics.count_items(mirror.__len__)
-        loader = Loader(LoadOptions(settings.store, settings.model, settings.device, settings.num_threads), mirror)
+        loader = Loader(_load_options(settings), mirror)
         stack.callback(loader.close)
         registry = Registry(settings.store / settings.model, loader, ActiveVersion(redis, settings.model), metrics)
         stack.push_async_callback(registry.close)
@@ -75,6 +75,16 @@ async def open_replica(settings: Settings) -> AsyncIterator[Replica]:
         stack.push_async_callback(_cancel, asyncio.create_task(mirror.follow()))
         stack.push_async_callback(_cancel, asyncio.create_task(registry.follow(settings.follow_interval_s)))
         yield Replica(settings, gate, Items(redis), histories, mirror, registry, ranker, metrics)
+
+
+def _load_options(settings: Settings) -> LoadOptions:
+    return LoadOptions(
+        store=settings.store,
+        model=settings.model,
+        device=settings.device,
+        num_threads=settings.num_threads,
+        require_kernels=settings.require_kernels,
+    )
 
 
 async def _redis_url(settings: Settings, stack: contextlib.AsyncExitStack) -> str:

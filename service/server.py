@@ -5,11 +5,12 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import uvicorn
 import uvloop
 
+from scoring.device import BODY
 from service import logs
 from service.app import create_app
 from service.connection import without_secrets
@@ -133,5 +134,14 @@ def _ready_line(replica: Replica, listener: socket.socket) -> str:
     key = "needs the admin key" if replica.gate.key else "needs no key" if settings.on_loopback else "is refused"
     return (
         f"ready on http://{f'[{host}]' if ':' in host else host}:{port}: {settings.model} {version.name} "
-        f"on {version.scorer.provider}, {len(version.rows)} items from {where}; writing {key}"
+        f"on {version.scorer.provider}, {len(version.rows)} items from {where}; writing {key}; "
+        f"{runs_by(version.scorer.kernels)}"
     )
+
+
+def runs_by(kernels: Mapping[str, str]) -> str:
+    """Return which kernels run, such as `fused kernels: avx2`."""
+    if len(set(kernels.values())) > 1:
+        return "fused kernels: " + ", ".join(f"{op} by {name}" for op, name in kernels.items())
+    (name,) = set(kernels.values()) or {BODY}
+    return "no fused kernels" if name == BODY else f"fused kernels: {name}"

@@ -7,7 +7,9 @@
 
 #include "kernels.h"
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
 
@@ -35,6 +37,33 @@ extern const InstructionSet neon_bf16;
 
 namespace {
 
+#if defined(__x86_64__)
+// What the processor can run and the operating system keeps the registers of. Asked of the processor itself:
+// __builtin_cpu_supports answers no to everything in libraries that zig links.
+struct Features {
+  bool avx2 = false, avx512 = false, vnni = false, bf16 = false;
+
+  Features() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+    const bool saves_registers = bit(c, 27), fma = bit(c, 12);
+    if (!saves_registers || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    const unsigned saved = saved_registers();
+    avx2 = fma && bit(b, 5) && (saved & 0x06) == 0x06;
+    avx512 = avx2 && bit(b, 16) && bit(b, 17) && bit(b, 30) && bit(b, 31) && (saved & 0xe6) == 0xe6;
+    vnni = avx512 && bit(c, 11);
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) bf16 = vnni && bit(a, 5);
+  }
+
+  static bool bit(unsigned word, int position) { return word >> position & 1; }
+  static unsigned saved_registers() {
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+  }
+};
+#endif
+
 constexpr size_t kMostSets = 8;
 
 struct Usable {
@@ -47,23 +76,18 @@ struct Usable {
       if (usable) sets[count++] = &set;
     };
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    [[maybe_unused]] const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
-                                             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                                             __builtin_cpu_supports("avx512vl");
-    [[maybe_unused]] const bool has_vnni = has_avx512 && __builtin_cpu_supports("avx512vnni");
+    [[maybe_unused]] const Features has;
 #ifdef QIN_WITH_AVX512_BF16
-    add(avx512_bf16, has_vnni && __builtin_cpu_supports("avx512bf16"));
+    add(avx512_bf16, has.bf16);
 #endif
 #ifdef QIN_WITH_AVX512_VNNI
-    add(avx512_vnni, has_vnni);
+    add(avx512_vnni, has.vnni);
 #endif
 #ifdef QIN_WITH_AVX512
-    add(avx512, has_avx512);
+    add(avx512, has.avx512);
 #endif
 #ifdef QIN_WITH_AVX2
-    add(avx2, has_avx2);
+    add(avx2, has.avx2);
 #endif
 #elif defined(__aarch64__) && defined(__linux__)
     // Bits of the kernel's interface: ASIMDDP of HWCAP, BF16 of HWCAP2.

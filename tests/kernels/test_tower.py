@@ -103,7 +103,7 @@ def test_numbers_that_are_none_end_up_where_the_body_has_them(
 def test_an_infinity_that_stays_one_scores_as_in_the_body(
     library: Path, instruction_set: str, precision: Precision
 ) -> None:
-    """Where all that an infinity meets is positive the score is 1, not NaN; int8, which has no infinity, gives NaN."""
+    """Where all that an infinity meets is positive the score is 1; int8, which has no infinity, gives NaN."""
     size = Size(num_layers=2, split=False)
     operands = {
         name: np.abs(values) + np.float32(0.1) if values.dtype == np.float32 else values

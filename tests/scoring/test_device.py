@@ -1,0 +1,186 @@
+"""What runs a graph's fused operations: kernels where there are some for it, and its own bodies elsewhere."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import parser
+
+from contract.bundle import RANKER, Bundle, read_bundle
+from export.exporter import export_model
+from kernels.library import KernelLibrary, find_library
+from scoring.device import BODY, open_fused, open_session
+from scoring.errors import GraphError, KernelError
+from scoring.scorer import Scorer
+from tests.fakes import make_bundle, make_items, make_trained
+
+OPS = ("qin.SparseTargetAttention", "qin.QuadraticTower")
+
+VERSION_1 = """
+    <ir_version: 10, opset_import: ["": 20, "qin": 1]>
+    old (float[U,N,D] target, float[U,H,D] key, float[U,H,D] value, float[L,D,D] weight, float[L,D] bias,
+         float[L,D] shift, float[L,1] slope, float[D,1] output_weight, float[1] output_bias) => (float[U,N] scores)
+    {
+        x = qin.SparseTargetAttention (target, key, value, target)
+        scores = qin.QuadraticTower (x, weight, bias, shift, slope, output_weight, output_bias)
+    }
+    <domain: "qin", opset_import: ["": 20]>
+    SparseTargetAttention (target, key, value, residual) => (pooled)
+    {
+        key_columns = Transpose <perm = [0, 2, 1]> (key)
+        products = MatMul (target, key_columns)
+        weights = Relu (products)
+        summed = MatMul (weights, value)
+        pooled = Add (summed, residual)
+    }
+    <domain: "qin", opset_import: ["": 20]>
+    QuadraticTower (x, weight, bias, shift, slope, output_weight, output_bias) => (scores)
+    {
+        output = MatMul (x, output_weight)
+        last_axis = Constant <value_ints = [-1]> ()
+        logit = Squeeze (output, last_axis)
+        scores = Sigmoid (logit)
+    }
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A published bundle of random weights."""
+    return read_bundle(make_bundle(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture
+def library() -> Iterator[KernelLibrary]:
+    """The built kernels, left as they were found."""
+    path = find_library()
+    if path is None:
+        pytest.skip("no kernel library was built")
+    library = KernelLibrary(path)
+    yield library
+    library.use("auto")
+
+
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which no kernels were compiled."""
+    monkeypatch.setattr("scoring.device.find_library", lambda: None)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Put a file that is no library where the library is looked for."""
+    path.write_bytes(b"\x7fELF" + bytes(5000))
+    monkeypatch.setattr("scoring.device.find_library", lambda: path)
+
+
+def golden_scores(scorer: Scorer) -> np.ndarray:
+    """The scores of the bundle's own rankings."""
+    golden = scorer.bundle.golden
+    tables = scorer.new_tables(len(golden.item_id) + 1)
+    encoded, _ = scorer.encode(golden.item_id, golden.tags, golden.embedding)
+    tables.write(np.arange(1, len(golden.item_id) + 1), encoded)
+    return scorer.score(tables, golden.candidate_rows, golden.history_rows, golden.levels)
+
+
+def test_with_the_library_every_fused_operation_runs_by_a_kernel(bundle: Bundle, library: KernelLibrary):
+    """The scorer says which instruction set each kernel is made for, and computes what the trained model did."""
+    for instruction_set in library.instruction_sets:
+        library.use(instruction_set)
+        scorer = Scorer(bundle, "cpu", 1, require_kernels=True)
+        assert scorer.kernels == dict.fromkeys(OPS, instruction_set)
+        scorer.verify()
+
+
+def test_without_the_library_everything_runs_by_bodies(bundle: Bundle, no_library: None):
+    """It is no error, the scorer says so, and computes the same."""
+    scorer = Scorer(bundle, "cpu", 1)
+    assert scorer.kernels == dict.fromkeys(OPS, BODY)
+    scorer.verify()
+
+
+def test_kernels_and_bodies_give_the_same_scores(bundle: Bundle, library: KernelLibrary, monkeypatch):
+    """Whether they are fused changes nothing past rounding."""
+    fused = golden_scores(Scorer(bundle, "cpu", 1))
+    monkeypatch.setattr("scoring.device.find_library", lambda: None)
+    np.testing.assert_allclose(fused, golden_scores(Scorer(bundle, "cpu", 1)), atol=2e-6)
+
+
+def test_required_kernels_that_are_missing_are_an_error_that_names_the_operations(bundle: Bundle, no_library: None):
+    """It tells how to get them, too."""
+    with pytest.raises(KernelError, match=r"SparseTargetAttention and qin\.Q.*no kernel library was built") as caught:
+        Scorer(bundle, "cpu", 1, require_kernels=True)
+    assert caught.value.ops == OPS
+
+
+def test_required_kernels_refuse_a_ranker_without_fused_operations(tmp_path: Path):
+    """A model exported as published runs unfused, whatever was built."""
+    bundle = read_bundle(export_model(make_trained(), make_items(), tmp_path, fold_weights=False))
+    assert Scorer(bundle, "cpu", 1).kernels == {}
+    with pytest.raises(KernelError, match="its ranker has no fused operations"):
+        Scorer(bundle, "cpu", 1, require_kernels=True)
+
+
+def test_a_graph_of_version_1_runs_by_its_bodies(library: KernelLibrary):
+    """The operations of then took other operands; registered kernels leave them alone."""
+    graph = parser.parse_model(VERSION_1).SerializeToString()
+    session, kernels = open_fused(graph, OPS, "cpu", 1)
+    assert kernels == dict.fromkeys(OPS, BODY)
+    generator = np.random.default_rng(1)
+    shapes = {
+        "target": (1, 5, 4),
+        "key": (1, 3, 4),
+        "value": (1, 3, 4),
+        "weight": (1, 4, 4),
+        "bias": (1, 4),
+        "shift": (1, 4),
+        "slope": (1, 1),
+        "output_weight": (4, 1),
+        "output_bias": (1,),
+    }
+    operands = {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    plain = open_session(graph, "cpu", 1)
+    np.testing.assert_array_equal(session.run(None, operands)[0], plain.run(None, operands)[0])
+
+
+def test_a_library_that_cannot_be_loaded_is_warned_about_once(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Everything runs without it, and the log is not filled with the same line."""
+    spoil(monkeypatch, tmp_path / "spoiled.so")
+    with caplog.at_level(logging.WARNING):
+        scorers = [Scorer(bundle, "cpu", 1) for _ in range(2)]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "the fused kernels cannot be used, everything runs without them: " in warning
+    assert "spoiled.so" in warning
+    assert scorers[1].kernels == dict.fromkeys(OPS, BODY)
+    with pytest.raises(KernelError, match=r"spoiled\.so cannot be used"):
+        Scorer(bundle, "cpu", 1, require_kernels=True)
+
+
+def test_a_graph_that_the_kernels_refuse_runs_by_its_bodies(
+    bundle: Bundle, library: KernelLibrary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A session that does not open with the library is opened without it, with a warning that says why."""
+    start = ort.InferenceSession
+
+    def refuse(graph: bytes, options: ort.SessionOptions, providers: list[str]) -> ort.InferenceSession:
+        with contextlib.suppress(RuntimeError):  # an entry that was never added
+            options.get_session_config_entry("qin.num_threads")
+            raise ValueError("no kernel for such weights")
+        return start(graph, options, providers=providers)
+
+    monkeypatch.setattr("scoring.device.ort.InferenceSession", refuse)
+    with caplog.at_level(logging.WARNING):
+        _, kernels = open_fused(bundle.graph(RANKER), OPS, "cpu", 1)
+    assert kernels == dict.fromkeys(OPS, BODY)
+    assert "no kernel for such weights" in caplog.text
+
+
+def test_bytes_that_are_no_graph_are_an_error_with_the_library_too(library: KernelLibrary):
+    """What fails with kernels and without them is the graph's fault."""
+    with pytest.raises(GraphError, match="refuses the graph"):
+        open_fused(b"not a graph", OPS, "cpu", 1)
