@@ -39,6 +39,7 @@ HISTORY = 64
 PAPER = Size(history_length=HISTORY, embedding_dim=128, item_width=384, num_layers=4)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 PUBLISHED, STANDARD, FLOAT32 = "as published", "standard operations", "fused float32"
+UNSPLIT = "fused float32, layer 1 not split"
 
 console = Console(width=120)
 
@@ -101,6 +102,7 @@ def _rankers(folder: Path, num_threads: int) -> dict[str, tuple[Scorer, Tables]]
             PUBLISHED: _ranker(folder, trained, num_threads, fold=False),
             STANDARD: _ranker(folder, trained, num_threads),
         }
+    rankers[UNSPLIT] = _ranker(folder, trained, num_threads, split=False)
     for precision in PRECISIONS:
         rankers[f"fused {precision}"] = _ranker(folder, trained, num_threads, precision)
     return rankers
@@ -113,7 +115,13 @@ def _no_kernels() -> Iterator[None]:
 
 
 def _ranker(
-    folder: Path, trained: TrainedModel, num_threads: int, precision: Precision = "float32", *, fold: bool = True
+    folder: Path,
+    trained: TrainedModel,
+    num_threads: int,
+    precision: Precision = "float32",
+    *,
+    fold: bool = True,
+    split: bool = True,
 ) -> tuple[Scorer, Tables]:
     items = make_items(NUM_ITEMS, 11_740, 128)
     bundle = export_model(
@@ -121,6 +129,7 @@ def _ranker(
         items,
         folder,
         fold_weights=fold,
+        split_first_layer=split,
         precision=precision,
         validation=write_clicks(folder / "clicks.parquet", num_items=NUM_ITEMS) if precision != "float32" else None,
         max_auc_loss=1,  # random weights have none to lose

@@ -122,6 +122,7 @@ class Operation:
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if library is not None:
             options.add_session_config_entry("qin.num_threads", str(num_threads))
             options.register_custom_ops_library(str(library))
