@@ -106,6 +106,15 @@ class Built:
     left_out: tuple[str, ...]  # instruction sets that the compiler does not know
 
 
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The sources, compiled but not linked."""
+
+    objects: Mapping[str, Path]  # by the source's name
+    instruction_sets: tuple[str, ...]
+    left_out: tuple[str, ...]  # instruction sets that the compiler does not know
+
+
 def find_compiler(environment: Mapping[str, str] | None = None) -> Compiler:
     """Return the first that works of $CXX, c++, g++, clang++ and the compiler in the Python package `ziglang`.
 
@@ -152,8 +161,44 @@ def build(
     """
     compiler = compiler or find_compiler()
     sanitizing = () if sanitize is None else (f"-fsanitize={sanitize}", "-g", "-O1", "-fno-omit-frame-pointer")
-    candidates = _FLAGS.get(platform.machine().lower(), {})
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        units = compile_units(Path(folder), sources, compiler, sanitizing)
+        _link(compiler, list(units.objects.values()), output, sanitizing)
+    return Built(output, compiler, units.instruction_sets, units.left_out)
+
+
+def compile_units(
+    folder: Path,
+    sources: Path,
+    compiler: Compiler,
+    flags: Sequence[str] = (),
+    machine: str | None = None,
+    without: Sequence[str] = (),
+) -> Units:
+    """Compile every source of the library, each with the flags of its instruction set.
+
+    Parameters
+    ----------
+    folder
+        Where the object files go.
+    sources
+        As `build` takes them.
+    compiler
+        One that works.
+    flags
+        For every source, after its own.
+    machine
+        The kind of machine that the compiler compiles for; None is this one.
+    without
+        Names of sources to pass over.
+
+    Raises
+    ------
+    KernelBuildError
+        Something does not compile.
+    """
+    candidates = _FLAGS.get((machine or platform.machine()).lower(), {})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         knows = pool.map(lambda name: compiler.compiles("", candidates[name]), candidates)
         chosen = [name for name, known in zip(candidates, knows, strict=True) if known]
         units: dict[str, tuple[str, ...]] = {
@@ -162,17 +207,17 @@ def build(
             "isa_generic": (),
             **{f"isa_{name}": candidates[name] for name in chosen},
         }
+        names = [name for name in units if name not in without]
 
         def compile_unit(name: str) -> Path:
-            unit, target = sources / f"{name}.cpp", Path(folder, f"{name}.o")
-            done = compiler.run(*_BASE, *units[name], *sanitizing, "-c", unit, "-o", target)
+            unit, target = sources / f"{name}.cpp", folder / f"{name}.o"
+            done = compiler.run(*_BASE, *units[name], *flags, "-c", unit, "-o", target)
             if done.returncode != 0:
                 raise KernelBuildError(f"{unit} does not compile with {compiler.version}:\n{done.stderr.strip()}")
             return target
 
-        objects = list(pool.map(compile_unit, units))
-        _link(compiler, objects, output, sanitizing)
-    return Built(output, compiler, (*chosen[::-1], "generic"), tuple(sorted(candidates.keys() - chosen)))
+        objects = dict(zip(names, pool.map(compile_unit, names), strict=True))
+    return Units(objects, (*chosen[::-1], "generic"), tuple(sorted(candidates.keys() - chosen)))
 
 
 def _link(compiler: Compiler, objects: Sequence[Path], output: Path, sanitizing: Sequence[str]) -> None:
