@@ -4,7 +4,8 @@
 
 The first table is the whole ranking: as published, folded with standard operations, and fused in each precision, with
 the median of the wall clock, the median of the process's CPU time, and ratios pair by pair. The second is the tower
-alone beside ONNX Runtime's own float32 MatMul at the tower's shapes, in the same run on the same threads.
+alone beside ONNX Runtime's own float32 MatMul at the tower's shapes, and beside what the cores' arithmetic gives from
+registers alone (`peak`), in the same run on the same threads.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from export.exporter import TrainedModel, export_model
 from kernels.library import KernelLibrary, find_library
 from scoring.scorer import Scorer
 from scoring.tables import Tables
+from tests.bench.peak import Peak, measuring_peak
 from tests.fakes import make_items, make_trained, write_clicks
 from tests.kernels.operations import Operation, Size, tower_operands
 
@@ -40,6 +42,7 @@ PAPER = Size(history_length=HISTORY, embedding_dim=128, item_width=384, num_laye
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 PUBLISHED, STANDARD, FLOAT32 = "as published", "standard operations", "fused float32"
 UNSPLIT = "fused float32, layer 1 not split"
+MATMUL, PEAK, PEAK_ROWS = "MatMul", "peak", 1000  # of few rows' work, waking the threads would be most of the time
 
 console = Console(width=120)
 
@@ -77,10 +80,11 @@ def main() -> None:
             for num_candidates in arguments.candidates
         ]
     console.print(_ranking_table(rankings))
-    towers = [
-        (num_candidates, _towers(library, num_candidates, arguments.runs, arguments.threads))
-        for num_candidates in arguments.candidates
-    ]
+    with tempfile.TemporaryDirectory() as folder, measuring_peak(Path(folder), arguments.threads) as peak:
+        towers = [
+            (num_candidates, _towers(library, num_candidates, arguments.runs, arguments.threads, peak))
+            for num_candidates in arguments.candidates
+        ]
     console.print(_tower_table(towers))
 
 
@@ -156,15 +160,27 @@ def _rankings(rankers: Mapping[str, tuple[Scorer, Tables]], num_candidates: int,
     return _alternate(request, runs)
 
 
-def _towers(library: Path, num_candidates: int, runs: int, num_threads: int) -> dict[str, Times]:
+def _towers(
+    library: Path, num_candidates: int, runs: int, num_threads: int, peak: Peak | None
+) -> dict[str, dict[str, Times]]:
+    """Time each precision's tower in turn with MatMul alone: all weights at once would not fit in the cache."""
     size = Size(1, num_candidates, HISTORY, PAPER.embedding_dim, PAPER.item_width, PAPER.num_layers)
     operands = tower_operands(size, seed=1)
-    things = {"MatMul": _matmuls(operands["weight"], num_candidates, num_threads)}
+    matmul = _matmuls(operands["weight"], num_candidates, num_threads)
+    towers = {}
     for precision in PRECISIONS:
         operation = Operation(operands, size, precision)
-        binding = _bound(operation.session(library, num_threads), operation.feed(operands))
-        things[f"tower {precision}"] = binding
-    return _alternate(lambda: things, runs)
+        tower = _bound(operation.session(library, num_threads), operation.feed(operands))
+        things = {MATMUL: matmul, f"tower {precision}": tower}
+        towers[precision] = _alternate(lambda things=things: things, runs)
+    if peak is not None:
+        run = partial(peak.run, _multiply_adds(max(num_candidates, PEAK_ROWS)))
+        towers[PEAK] = _alternate(lambda: {MATMUL: matmul, PEAK: run}, runs)
+    return towers
+
+
+def _multiply_adds(num_rows: int) -> int:
+    return num_rows * (PAPER.num_layers - 1) * PAPER.input_width**2
 
 
 def _matmuls(weight: NDArray[np.generic], num_rows: int, num_threads: int) -> Callable[[], object]:
@@ -223,17 +239,29 @@ def _ranking_table(rankings: list[tuple[int, dict[str, Times]]]) -> Table:
     return table
 
 
-def _tower_table(towers: list[tuple[int, dict[str, Times]]]) -> Table:
-    table = Table("candidates", "", "ms", "CPU ms", "GFLOP/s", "MatMul /", "MatMul / (CPU)", title="tower alone")
-    products = PAPER.num_layers - 1
-    for num_candidates, times in towers:
-        work = 2e-9 * num_candidates * products * PAPER.input_width**2
-        for name, noted in times.items():
-            rate = f"{work / float(np.median(noted.wall)):.0f}"
-            ratios = _ratio(times["MatMul"], noted), _ratio(times["MatMul"], noted, cpu=True)
-            table.add_row(f"{num_candidates}", name, _ms(noted.wall), _ms(noted.cpu), rate, *ratios)
+def _tower_table(towers: list[tuple[int, dict[str, dict[str, Times]]]]) -> Table:
+    table = Table("candidates", "", "ms", "CPU ms", "GFLOP/s", "MatMul /", "MatMul / (CPU)", "of peak")
+    table.title = "tower alone"
+    for num_candidates, pairs in towers:
+        work = 2e-9 * _multiply_adds(num_candidates)
+        peak = None
+        if PEAK in pairs:
+            peak = 2e-9 * _multiply_adds(max(num_candidates, PEAK_ROWS)) / _median(pairs[PEAK][PEAK])
+        rows = {MATMUL: pairs["float32"], **{f"tower {precision}": pairs[precision] for precision in PRECISIONS}}
+        for name, pair in rows.items():
+            rate = work / _median(pair[name])
+            ratios = [_ratio(pair[MATMUL], pair[name], cpu=cpu) for cpu in (False, True)]
+            share = "" if peak is None else f"{rate / peak:.0%}"
+            times = _ms(pair[name].wall), _ms(pair[name].cpu)
+            table.add_row(f"{num_candidates}", name, *times, f"{rate:.0f}", *ratios, share)
+        if peak is not None:
+            table.add_row(f"{num_candidates}", PEAK, "", "", f"{peak:.0f}", "", "", "100%")
         table.add_section()
     return table
+
+
+def _median(times: Times) -> float:
+    return float(np.median(times.wall))
 
 
 def _ms(seconds: list[float]) -> str:
