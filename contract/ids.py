@@ -35,6 +35,16 @@ class IdIndex:
         index._ids, index._rows = ids, rows
         return index
 
+    @classmethod
+    def of_arrays(cls, *arrays: NDArray[np.int64]) -> Self:
+        """Return the map whose `arrays` these are."""
+        return cls._of_sorted(*arrays)
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.int64], ...]:
+        """All that the map consists of, none of it to be written to; for another process, see `of_arrays`."""
+        return self._ids, self._rows
+
     def __len__(self) -> int:
         return len(self._ids)
 

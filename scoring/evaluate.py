@@ -11,8 +11,9 @@ from contract.ids import IdIndex
 from contract.mmctr import Clicks, ItemInfo, MmctrError, iter_clicks, read_items
 from contract.schema import Schema
 from scoring.device import Device
-from scoring.rows import ItemRows, View
+from scoring.rows import ItemRows
 from scoring.scorer import Scorer
+from scoring.views import View
 
 _ROWS_AT_ONCE = 512
 

@@ -2,9 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -13,42 +12,9 @@ from numpy.typing import NDArray
 from contract.ids import IdIndex
 from scoring.scorer import Scorer
 from scoring.tables import Tables
+from scoring.views import View, Views
 
 _HEADROOM = 1.25
-
-
-@dataclass(slots=True)
-class View:
-    """One state of the catalogue; its rows keep their values for as long as it is held.
-
-    Obtained from `ItemRows.view`. `levels_table` is (capacity, 2), the stored levels of each table row.
-    """
-
-    tables: Tables
-    index: IdIndex
-    levels_table: NDArray[np.int64]
-    history_length: int
-    _readers: int = 0
-    _retired: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-
-    def rows(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the table row of each candidate, in the shape of `item_ids`; 0 where it is unknown."""
-        return self.index.rows(item_ids)
-
-    def history_rows(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return (H,) the table rows of a history's last H items, padded with row 0 on the left.
-
-        `item_ids` is (k,), oldest first. Id 0 is padding and unknown items count for nothing: both give row 0.
-        """
-        last = item_ids[-self.history_length :]
-        rows = np.zeros(self.history_length, dtype=np.int64)
-        if len(last):
-            rows[-len(last) :] = np.where(last == 0, 0, self.index.rows(last))
-        return rows
-
-    def levels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return (..., 2) the stored likes and views level of the items in the given rows."""
-        return self.levels_table[rows]
 
 
 class ItemRows:
@@ -71,36 +37,41 @@ class ItemRows:
         self.num_unknown_tags = 0
         num_rows = int(capacity * _HEADROOM) + 2
         nothing = np.zeros(0, dtype=np.int64)
-        self._current = View(
+        first = View(
             scorer.new_tables(num_rows),
             IdIndex(nothing, nothing),
-            np.zeros((num_rows, 2), dtype=np.int64),
+            scorer.zeros((num_rows, 2), np.int64),
             scorer.features.history_length,
         )
         self._free = deque(range(1, num_rows))
-        self._views: deque[View] = deque([self._current])
-        self._lock = threading.Lock()
+        self._free_lock = threading.Lock()
+        self._views = Views(first, self._reclaim)
+        self._listeners: list[Callable[[], object]] = []
 
     def __len__(self) -> int:
         return len(self._current.index)
+
+    @property
+    def _current(self) -> View:
+        return self._views.newest
 
     @property
     def num_free_rows(self) -> int:
         """Rows that an update can use without growing the tables."""
         return len(self._free)
 
-    @contextmanager
-    def view(self) -> Iterator[View]:
+    def view(self) -> AbstractContextManager[View]:
         """Hold the current state of the catalogue for as long as the block runs."""
-        with self._lock:
-            held = self._current
-            held._readers += 1
-        try:
-            yield held
-        finally:
-            with self._lock:
-                held._readers -= 1
-                self._reclaim()
+        return self._views.held()
+
+    @property
+    def views(self) -> Views:
+        """The states of the catalogue, for whoever holds one for longer than a block."""
+        return self._views
+
+    def subscribe(self, listener: Callable[[], object]) -> None:
+        """Call `listener`, in the writer's thread, whenever there is a newer state from now on."""
+        self._listeners.append(listener)
 
     def update(self, item_ids: NDArray[np.int64], records: NDArray[Any]) -> None:
         """Add or replace items: encode, write to free rows, exchange the map.
@@ -147,28 +118,27 @@ class ItemRows:
         short = count - len(self._free)
         if short > 0:
             self._grow(int((self._current.tables.capacity + short) * _HEADROOM))
-        with self._lock:
+        with self._free_lock:
             return np.array([self._free.popleft() for _ in range(count)], dtype=np.int64)
 
     def _grow(self, capacity: int) -> None:
         """Go on with copies of the tables that have more rows; runs under way keep the ones that they hold."""
         current = self._current
-        tables, levels_table = current.tables.grown(capacity), np.zeros((capacity, 2), dtype=np.int64)
+        tables, levels_table = current.tables.grown(capacity), self.scorer.zeros((capacity, 2), np.int64)
         levels_table[: len(current.levels_table)] = current.levels_table
         self._publish(tables, levels_table, current.index, np.zeros(0, dtype=np.int64))
-        with self._lock:
+        with self._free_lock:
             self._free.extend(range(current.tables.capacity, capacity))
 
     def _publish(
         self, tables: Tables, levels_table: NDArray[np.int64], index: IdIndex, retired: NDArray[np.int64]
     ) -> None:
-        with self._lock:
-            self._current._retired = retired[retired > 0]
-            self._current = View(tables, index, levels_table, self.scorer.features.history_length)
-            self._views.append(self._current)
-            self._reclaim()
+        self._current._retired = retired[retired > 0]
+        self._views.publish(View(tables, index, levels_table, self.scorer.features.history_length))
+        for listener in self._listeners:
+            listener()
 
-    def _reclaim(self) -> None:
-        """Free the rows of states that nobody can see any more, oldest first: an older state sees them too."""
-        while len(self._views) > 1 and self._views[0]._readers == 0:
-            self._free.extend(self._views.popleft()._retired.tolist())
+    def _reclaim(self, view: View) -> None:
+        """Free the rows that only a state which nobody can see any more led to."""
+        with self._free_lock:
+            self._free.extend(view._retired.tolist())

@@ -14,6 +14,7 @@ from contract.ids import IdIndex
 from contract.schema import Schema
 from scoring.device import BODY, CUDA, Device, open_fused, open_session, why_unfused
 from scoring.errors import GraphError, KernelError, ParityError
+from scoring.memory import Zeros, private_zeros
 from scoring.tables import Tables
 
 _ENCODE_AT_ONCE = 1024
@@ -34,6 +35,10 @@ class Scorer:
         Threads of one ranking; 0 takes one per physical core.
     require_kernels
         Refuse to run the ranker's fused operations by their bodies.
+    encodes
+        Open the item encoder; without it only `score`, `explain` and `verify` with given tables work.
+    zeros
+        Allocates the memory of tables.
 
     Raises
     ------
@@ -46,16 +51,23 @@ class Scorer:
     """
 
     def __init__(
-        self, bundle: Bundle, device: Device = "cpu", num_threads: int = 0, *, require_kernels: bool = False
+        self,
+        bundle: Bundle,
+        device: Device = "cpu",
+        num_threads: int = 0,
+        *,
+        require_kernels: bool = False,
+        encodes: bool = True,
+        zeros: Zeros = private_zeros,
     ) -> None:
-        self.bundle = bundle
+        self.bundle, self.zeros = bundle, zeros
         self.features: Schema = bundle.manifest.features
         self._device, self._num_threads = device, num_threads
         self._ranker, self._kernels = open_fused(bundle.graph(RANKER), bundle.manifest.qin_ops, device, num_threads)
         if require_kernels and (not self._kernels or BODY in self._kernels.values()):
             unfused = [op for op, runs_by in self._kernels.items() if runs_by == BODY]
             raise KernelError(unfused, why_unfused())
-        self._encoder = open_session(bundle.graph(ITEM_ENCODER), "cpu", 1)
+        self._encoder = open_session(bundle.graph(ITEM_ENCODER), "cpu", 1) if encodes else None
         self._explainer: ort.InferenceSession | None = None
         self._vocabulary = IdIndex(bundle.vocabulary[1:], np.arange(1, len(bundle.vocabulary)))
         self._check_interface()
@@ -72,7 +84,7 @@ class Scorer:
 
     def new_tables(self, capacity: int) -> Tables:
         """Return empty tables for `capacity` rows, row 0 included."""
-        return Tables(self.bundle.manifest.tables, capacity, on_gpu=self.provider == CUDA)
+        return Tables(self.bundle.manifest.tables, capacity, on_gpu=self.provider == CUDA, zeros=self.zeros)
 
     def encode(
         self, item_ids: NDArray[np.int64], tags: NDArray[np.integer], embedding: NDArray[np.float32]
@@ -88,6 +100,7 @@ class Scorer:
         embedding
             (n, F).
         """
+        assert self._encoder is not None
         rows = self._vocabulary.rows(item_ids)
         unknown = (tags < 0) | (tags >= self.features.num_tags)
         known_tags = np.where(unknown, 0, tags).astype(np.int64)
@@ -142,8 +155,21 @@ class Scorer:
             self._explainer = open_session(self.bundle.graph(EXPLAIN), self._device, self._num_threads)
         return self._run(self._explainer, "weights", tables, candidate_rows, history_rows, levels)
 
-    def verify(self) -> None:
+    def golden_tables(self) -> Tables:
+        """Return tables that hold the golden items, golden item g in row g + 1."""
+        golden = self.bundle.golden
+        tables = self.new_tables(len(golden.item_id) + 1)
+        encoded, _ = self.encode(golden.item_id, golden.tags, golden.embedding)
+        tables.write(np.arange(1, len(golden.item_id) + 1), encoded)
+        return tables
+
+    def verify(self, tables: Tables | None = None) -> None:
         """Run the golden rows and compare with what the trained model gave.
+
+        Parameters
+        ----------
+        tables
+            The golden items as another process encoded them; None: encode them here.
 
         Raises
         ------
@@ -151,10 +177,7 @@ class Scorer:
             An output is off; the error says which one, by how much and where.
         """
         golden, tolerance = self.bundle.golden, self.bundle.manifest.tolerance
-        tables = self.new_tables(len(golden.item_id) + 1)
-        encoded, _ = self.encode(golden.item_id, golden.tags, golden.embedding)
-        tables.write(np.arange(1, len(golden.item_id) + 1), encoded)
-        inputs = (tables, golden.candidate_rows, golden.history_rows, golden.levels)
+        inputs = (tables or self.golden_tables(), golden.candidate_rows, golden.history_rows, golden.levels)
         _compare("scores", self.score(*inputs), golden.scores, tolerance.scores)
         if EXPLAIN in self.bundle.manifest.files:
             largest = max(float(np.abs(golden.weights).max(initial=0)), 1e-30)

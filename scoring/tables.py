@@ -1,12 +1,14 @@
 """The tables that a ranker gathers from: one row per item, bound to ONNX Runtime once."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from contract.manifest import TableSpec
+from scoring.memory import Zeros, private_zeros
 
 
 class Tables:
@@ -23,18 +25,38 @@ class Tables:
         Number of rows, row 0 included. Memory that was never written costs nothing on Linux.
     on_gpu
         Keep a copy in GPU memory and let runs read that one.
+    zeros
+        Allocates the memory.
     """
 
-    def __init__(self, specs: Sequence[TableSpec], capacity: int, on_gpu: bool = False) -> None:
+    def __init__(
+        self, specs: Sequence[TableSpec], capacity: int, on_gpu: bool = False, zeros: Zeros = private_zeros
+    ) -> None:
         assert capacity >= 1
+        self._zeros = zeros
+        self._hold(specs, [zeros((capacity, spec.width), spec.dtype) for spec in specs], on_gpu)
+
+    @classmethod
+    def of_arrays(cls, specs: Sequence[TableSpec], arrays: Sequence[NDArray[Any]]) -> Self:
+        """Return tables over memory that somebody else fills; these are never written."""
+        tables = cls.__new__(cls)
+        tables._hold(specs, arrays, on_gpu=False)
+        return tables
+
+    def _hold(self, specs: Sequence[TableSpec], arrays: Sequence[NDArray[Any]], on_gpu: bool) -> None:
         self.specs = tuple(specs)
-        self.capacity = capacity
+        self.capacity = len(arrays[0])
         self._on_gpu = on_gpu
-        self._host = {spec.name: np.zeros((capacity, spec.width), dtype=spec.dtype) for spec in specs}
+        self._host = {spec.name: values for spec, values in zip(specs, arrays, strict=True)}
         device = "cuda" if on_gpu else "cpu"
         self._bound = {
             name: ort.OrtValue.ortvalue_from_numpy(values, device, 0) for name, values in self._host.items()
         }
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """(capacity, width) the values of each table, in the order of the specs."""
+        return list(self._host.values())
 
     def write(self, rows: NDArray[np.int64], values: Mapping[str, NDArray[np.generic]]) -> None:
         """Store values (n, width) of each table in the given (n,) rows, none of which is row 0."""
@@ -47,7 +69,7 @@ class Tables:
 
     def grown(self, capacity: int) -> "Tables":
         """Return larger tables with the same rows; these stay as they are for runs that still read them."""
-        larger = Tables(self.specs, capacity, self._on_gpu)
+        larger = Tables(self.specs, capacity, self._on_gpu, self._zeros)
         rows = np.arange(1, self.capacity)
         larger.write(rows, {name: values[1:] for name, values in self._host.items()})
         return larger

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contract.wire import RankRequest
-from scoring.rows import View
+from scoring.views import View
 
 _MOST_PADDING = 2
 

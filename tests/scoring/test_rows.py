@@ -167,8 +167,10 @@ def test_scores_under_updates_are_old_or_new(scorer: Scorer) -> None:
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
-    for step in range(200):
+    step = 0
+    while step < 200 or (seen != legal and step < 100_000):
         put(rows, {1: 1.0 if step % 2 else -2.0})
+        step += 1
     done.set()
     for reader in readers:
         reader.join()

@@ -1,0 +1,72 @@
+import os
+import sys
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from scoring.memory import SharedMemory, map_block
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs memfd_create")
+
+
+def mapped(memory: SharedMemory, array: np.ndarray) -> np.ndarray:
+    """An array as another process sees it."""
+    block = memory.block_of(array)
+    return map_block(os.dup(block.descriptor), block.shape, block.dtype)
+
+
+def num_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_what_is_written_later_is_seen_by_who_mapped_it():
+    """An array of shared memory is one and the same for all who map it."""
+    memory = SharedMemory()
+    array = memory.zeros((1000, 7), "float32")
+    other = mapped(memory, array)
+    array[999] = 3
+    assert other[999].tolist() == [3] * 7
+    assert not other[:999].any()
+
+
+def test_what_is_mapped_cannot_be_written():
+    """Who maps an array reads it."""
+    memory = SharedMemory()
+    with pytest.raises(ValueError, match="read-only"):
+        mapped(memory, memory.zeros((2, 2), "int64"))[0, 0] = 1
+
+
+@pytest.mark.parametrize("array", [np.arange(12).reshape(3, 4), np.zeros((0, 3)), np.arange(10)[::3]])
+def test_any_array_can_be_shared_by_a_copy(array: np.ndarray):
+    """An array of this process's own is copied at the first call, and not again."""
+    memory = SharedMemory()
+    np.testing.assert_array_equal(mapped(memory, array), array)
+    assert memory.block_of(array) is memory.block_of(array)
+
+
+def test_memory_and_descriptors_end_with_the_array():
+    """Nothing is left open once an array is forgotten, and what others mapped stays theirs."""
+    memory, before = SharedMemory(), num_descriptors()
+    array = memory.zeros((10,), "int64")
+    array[3] = 4
+    memory.block_of(np.arange(5))
+    other = mapped(memory, array)
+    del array
+    assert other[3] == 4
+    del other
+    assert num_descriptors() == before
+
+
+def test_another_process_maps_it():
+    """A descriptor that was inherited leads to the same memory."""
+    memory = SharedMemory()
+    array = memory.zeros((4,), "int64")
+
+    def write() -> None:
+        array[2] = 9
+
+    child = get_context("fork").Process(target=write)
+    child.start()
+    child.join()
+    assert array.tolist() == [0, 0, 9, 0]
