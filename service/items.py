@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from contract.codec import NUM_BUCKETS, bucket_of, items_key, log_key
 from contract.ids import MAX_ID
@@ -17,10 +18,24 @@ _MAX_LOG = 10_000
 _WRITE_AT_ONCE = 256
 _SCAN_AT_ONCE = 512
 
-_WRITE = """
+_CHAIN = """
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
-local epoch, previous = ARGV[1], '0-0'
-if last[1] then epoch, previous = last[1][2][2], last[1][1] end
+local epoch, previous = ARGV[1], ''
+if last[1] then epoch, previous = last[1][2][2], last[1][1] .. ' ' .. (last[1][2][4] or '') end
+local function log(ids)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'e', epoch, 'n', ARGV[1], 'p', previous, 'ids', ids)
+end
+"""
+"""Append to a bucket's log, as one link of a chain.
+
+The entry carries the bucket's epoch, a nonce of its own, the id and nonce of the entry before it, and the ids that
+were touched: a reader sees from the first three whether it has missed anything, and reads the values afresh.
+The nonce tells apart two entries that got the same id from two servers, one of which did not know of the other's.
+"""
+
+_WRITE = (
+    _CHAIN
+    + """
 local ids = {}
 for i = 3, #ARGV, 2 do
   if ARGV[i + 1] == '' then
@@ -30,13 +45,13 @@ for i = 3, #ARGV, 2 do
   end
   ids[#ids + 1] = ARGV[i]
 end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'e', epoch, 'p', previous, 'ids', table.concat(ids, ' '))
+log(table.concat(ids, ' '))
 """
-"""Write or, where a value is empty, delete items of one bucket and log it as one entry.
+)
+"""Write or, where a value is empty, delete items of one bucket and log it as one entry."""
 
-The entry carries the bucket's epoch, the id of the entry before it and the ids that were touched: a reader sees
-from the first two whether it has missed anything, and reads the values themselves afresh.
-"""
+_ACCEPT = _CHAIN + "log('*')"
+"""Log that what the bucket lacks is meant to be gone."""
 
 T = TypeVar("T")
 
@@ -61,14 +76,19 @@ class Items:
         for bucket, changes in buckets.items():
             for start in range(0, len(changes), _WRITE_AT_ONCE):
                 arguments = [part for change in changes[start : start + _WRITE_AT_ONCE] for part in change]
-                pipeline.eval(
-                    _WRITE, 2, items_key(bucket), log_key(bucket), secrets.token_hex(8), str(_MAX_LOG), *arguments
-                )
+                _eval(pipeline, _WRITE, bucket, arguments)
         await pipeline.execute()
 
     async def delete(self, item_ids: Sequence[int]) -> None:
         """Delete items; ids that are not there are logged all the same, so that every mirror forgets them."""
         await self.write(item_ids, [b""] * len(item_ids))
+
+    async def accept(self) -> None:
+        """Tell every mirror that items which Redis lacks are gone for good, though nobody deleted them."""
+        pipeline = self.redis.pipeline()
+        for bucket in range(NUM_BUCKETS):
+            _eval(pipeline, _ACCEPT, bucket)
+        await pipeline.execute()
 
     async def read(self, item_ids: Iterable[int]) -> dict[int, bytes | None]:
         """Return the packed value of each item, None where there is none."""
@@ -98,21 +118,30 @@ class Items:
             pipeline.hlen(items_key(bucket))
         return sum(await pipeline.execute())
 
-    async def scan(self, bucket: int) -> AsyncIterator[Change]:
+    async def scan(self, bucket: int) -> AsyncIterator[tuple[dict[int, bytes], int]]:
         """Yield a bucket's items page by page; one that changes meanwhile comes in its old or its new state.
 
-        Fields that are no ids of this bucket are left out.
+        With each page goes how many of its fields are no ids of this bucket; they are left out. An item may come
+        twice.
         """
         cursor = 0
         while True:
             reply: Any = await self.redis.hscan(items_key(bucket), cursor, count=_SCAN_AT_ONCE)
-            cursor, page = reply
-            for field, value in page.items():
-                item_id = parse_id(field)
-                if item_id is not None and bucket_of(item_id) == bucket:
-                    yield item_id, value
+            cursor, fields = reply
+            ids = {parse_id(field): value for field, value in fields.items()}
+            page = {
+                item_id: value
+                for item_id, value in ids.items()
+                if item_id is not None and bucket_of(item_id) == bucket
+            }
+            yield page, len(fields) - len(page)
             if cursor == 0:
                 return
+
+
+def _eval(pipeline: Pipeline, script: str, bucket: int, arguments: Sequence[int | bytes] = ()) -> None:
+    """Add a script that logs to a pipeline."""
+    pipeline.eval(script, 2, items_key(bucket), log_key(bucket), secrets.token_hex(8), str(_MAX_LOG), *arguments)
 
 
 def parse_id(text: bytes) -> int | None:

@@ -6,63 +6,109 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from contract.codec import NUM_BUCKETS, log_key
+from contract.codec import NUM_BUCKETS, items_key, log_key
 from service.items import parse_id
 
 _READ_AT_ONCE = 16
 _BUCKET_OF_KEY = {log_key(bucket).encode(): bucket for bucket in range(NUM_BUCKETS)}
+_EVERYTHING_LACKING = b"*"
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The last entry of one bucket's log that a reader knows; both parts are empty before the first entry."""
+    """The last entry of one bucket's log that a reader knows; all parts are empty before the first entry."""
 
     entry: bytes = b"0-0"
     epoch: bytes = b""
+    nonce: bytes = b""
 
     def is_past(self, tail: "Position") -> bool:
         """Whether a log that ends at `tail` cannot be the one that this position was read from."""
-        return self.epoch != b"" and (self.epoch != tail.epoch or _order(self.entry) > _order(tail.entry))
+        if self == tail or not self.epoch:
+            return False
+        return self.epoch != tail.epoch or _order(self.entry) >= _order(tail.entry)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One write to a bucket: the position after it, the entry before it, and the items it touched.
 
-    Of an entry that cannot be read `previous` is empty, so that it follows nothing: the chain is broken there.
+    Where `accepts` is set it says instead that what the bucket lacks is meant to be gone. Of an entry that cannot be
+    read `previous` is empty, so that it follows nothing: the chain is broken there.
     """
 
     position: Position
     previous: bytes
     item_ids: tuple[int, ...]
+    accepts: bool = False
 
     def follows(self, position: Position) -> bool:
-        """Whether nothing lies between `position` and this entry."""
-        return self.previous == position.entry and position.epoch in (b"", self.position.epoch)
+        """Whether nothing lies between `position`, of a log that was not empty, and this entry."""
+        return self.position.epoch == position.epoch and self.previous == position.entry + b" " + position.nonce
 
 
-async def read_tails(redis: Redis, buckets: Sequence[int]) -> list[Position]:
-    """Return where the log of each bucket ends."""
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How a bucket stands: where its log ends and how many fields its hash has, or why that cannot be read.
+
+    The count was taken first: where the log still ends at a known position, it is the count at that position.
+    """
+
+    position: Position = Position()
+    num_items: int = 0
+    error: Exception | None = None
+
+
+async def read_tails(redis: Redis, buckets: Sequence[int]) -> list[Tail]:
+    """Return how each bucket stands.
+
+    What is wrong with some buckets is told in their tails; errors of Redis itself, and of all buckets, pass through.
+    """
     pipeline = redis.pipeline()
     for bucket in buckets:
+        pipeline.hlen(items_key(bucket))
         pipeline.xrevrange(log_key(bucket), count=1)
-    replies = await pipeline.execute()
-    return [_entry(*reply[0]).position if reply else Position() for reply in replies]
+    replies = await pipeline.execute(raise_on_error=False)
+    tails = [_tail(*pair) for pair in zip(replies[::2], replies[1::2], strict=True)]
+    errors = [tail.error for tail in tails if tail.error is not None]
+    if len(errors) == len(tails):
+        raise errors[0]
+    return tails
 
 
-async def read_after(redis: Redis, positions: Mapping[int, Position], wait_ms: int) -> dict[int, list[Entry]]:
-    """Return the entries after each bucket's position, waiting up to `wait_ms` for the first."""
+def _tail(num_items: Any, entries: Any) -> Tail:
+    for reply in (num_items, entries):
+        if isinstance(reply, Exception):
+            return Tail(error=reply)
+    return Tail(_entry(*entries[0]).position if entries else Position(), num_items)
+
+
+async def read_after(
+    redis: Redis, positions: Mapping[int, Position], wait_ms: int, count: int = _READ_AT_ONCE
+) -> dict[int, list[Entry]]:
+    """Return up to `count` entries after each bucket's position, waiting up to `wait_ms` for the first."""
     streams: dict[Any, Any] = {log_key(bucket): position.entry for bucket, position in positions.items()}
-    replies: Any = await redis.xread(streams, count=_READ_AT_ONCE, block=wait_ms)
+    replies: Any = await redis.xread(streams, count=count, block=wait_ms)
     return {_BUCKET_OF_KEY[key]: [_entry(*entry) for entry in entries] for key, entries in replies}
 
 
+async def read_since(redis: Redis, bucket: int, position: Position) -> list[Entry]:
+    """Return what is left of a bucket's log: the entries after `position`, or all where it is another log."""
+    replies: Any = await redis.xrange(log_key(bucket))
+    entries = [_entry(*reply) for reply in replies]
+    if not entries or entries[-1].position.epoch != position.epoch:
+        return entries
+    return [entry for entry in entries if _order(entry.position.entry) > _order(position.entry)]
+
+
 def _entry(entry: bytes, fields: Mapping[bytes, bytes]) -> Entry:
-    position = Position(entry, fields.get(b"e", b""))
-    ids = [parse_id(text) for text in fields.get(b"ids", b"?").split()]
+    position = Position(entry, fields.get(b"e", b""), fields.get(b"n", b""))
+    text = fields.get(b"ids", b"?")
+    accepts = text == _EVERYTHING_LACKING
+    ids = () if accepts else tuple(parse_id(part) for part in text.split())
     known = tuple(item_id for item_id in ids if item_id is not None)
-    readable = len(known) == len(ids) and position.epoch != b""
-    return Entry(position, fields.get(b"p", b"") if readable else b"", known)
+    readable = len(known) == len(ids) and position.epoch != b"" and position.nonce != b""
+    return Entry(position, fields.get(b"p", b"") if readable else b"", known, accepts)
 
 
 def _order(entry: bytes) -> tuple[int, int]:

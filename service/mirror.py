@@ -2,26 +2,35 @@
 
 A bucket is read by remembering where its log ends, then scanning it, then following the log. Each entry names
 the one before it and the bucket's epoch; where that chain is broken (the log was trimmed, lost, or is that of a
-replica that lagged) the bucket is read again and compared.
+replica that lagged) the bucket is read again and compared, while the others are followed on. So it is with a bucket
+whose number of items is not what it should be. A bucket that cannot be read at all is left out until it can.
 """
 
 import asyncio
 import contextlib
 import itertools
+import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from contract.codec import NUM_BUCKETS, bucket_of
 from service import log
+from service.bucket import Bucket, Changes
 from service.connection import REDIS_ERRORS
 from service.items import Items, batched
+from service.misses import Misses
 
 _WAIT_MS = 500
+_WAIT_BROKEN_MS = 20
+"""How long to wait for news while buckets are being read again: they are followed from the next waiting on."""
 _GATHER_S = 0.005
+_ENTRIES_AT_ONCE = 1024
 _READ_AT_ONCE = 1024
+_RESYNC_AT_ONCE = 4
 _CHECK_EVERY_S = 1.0
 _LONGEST_PAUSE_S = 2.0
 
@@ -37,32 +46,49 @@ class Mirror:
     ----------
     redis
         A client of its own: it blocks, so its time-out must be well above half a second.
+    capacity
+        The most items to hold; None holds all. Past it items come in by `admit` alone, and somebody has to `evict`.
     """
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis, self._items = redis, Items(redis)
-        self._values: list[dict[int, bytes]] = [{} for _ in range(NUM_BUCKETS)]
-        self._positions = dict.fromkeys(range(NUM_BUCKETS), log.Position())
-        self._broken = set(range(NUM_BUCKETS))
-        self._lost: set[int] = set()
+    def __init__(self, redis: Redis, capacity: int | None = None) -> None:
+        self._redis, self._items, self.capacity = redis, Items(redis), capacity
+        self.misses = Misses()
+        self._buckets = [Bucket() for _ in range(NUM_BUCKETS)]
+        self._to_repair = asyncio.Event()
         self._listeners: list[Listener] = []
+        self._degraded = False
 
     def __len__(self) -> int:
-        return sum(len(values) for values in self._values)
+        return sum(len(bucket.values) for bucket in self._buckets)
 
     @property
     def degraded(self) -> bool:
-        """Whether items are kept here that Redis lost without anybody deleting them."""
-        return bool(self._lost)
+        """Whether items are kept that Redis lost without anybody deleting them, or a bucket cannot be followed."""
+        return self._degraded
+
+    @property
+    def num_lost(self) -> int:
+        """How many items are kept that Redis lost."""
+        return sum(len(bucket.lost) for bucket in self._buckets)
+
+    @property
+    def num_unreadable(self) -> int:
+        """How many buckets cannot be read; their items are as last seen."""
+        return sum(bucket.error is not None for bucket in self._buckets)
 
     def get(self, item_id: int) -> bytes | None:
         """Return the packed item, or None."""
-        return self._values[bucket_of(item_id)].get(item_id)
+        return self._buckets[bucket_of(item_id)].values.get(item_id)
 
     def snapshot(self) -> tuple[list[int], list[bytes]]:
         """Return the ids and the packed values of all items as they are now."""
-        ids = itertools.chain.from_iterable(self._values)
-        return list(ids), list(itertools.chain.from_iterable(values.values() for values in self._values))
+        ids = itertools.chain.from_iterable(bucket.values for bucket in self._buckets)
+        return list(ids), list(itertools.chain.from_iterable(bucket.values.values() for bucket in self._buckets))
+
+    def batches(self, size: int) -> Iterator[tuple[tuple[int, bytes], ...]]:
+        """Yield all items, a bucket at a time as it is then, in batches of up to `size`."""
+        for bucket in self._buckets:
+            yield from batched(list(bucket.values.items()), size)
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` with the ids of items that changed or went, from now on."""
@@ -73,91 +99,199 @@ class Mirror:
         with contextlib.suppress(ValueError):
             self._listeners.remove(listener)
 
+    def admit(self, values: Mapping[int, bytes]) -> None:
+        """Hold items that were read for a rank; one that is held already is newer."""
+        self._apply({item_id: value for item_id, value in values.items() if self.get(item_id) is None})
+
+    def evict(self, item_ids: Iterable[int]) -> list[int]:
+        """Hold items no more, and return which of them were held; they stay in Redis."""
+        held = [item_id for item_id in item_ids if self.get(item_id) is not None]
+        self._apply(dict.fromkeys(held))
+        return held
+
     async def load(self) -> None:
-        """Read the whole catalogue. Errors of Redis pass through."""
-        await self._resync()
+        """Read the whole catalogue, or as much as is held of it. Errors of Redis pass through."""
+        await self._resync_broken()
 
     async def follow(self) -> None:
         """Follow the log until cancelled, through any time that Redis is away."""
-        pause_s = 0.0
-        while True:
-            try:
-                await self._check_tails()
-                if pause_s:
-                    _log.info("catalogue followed again", num_items=len(self))
-                pause_s = 0.0
-                await self._follow_until_check()
-            except REDIS_ERRORS as error:
-                if not pause_s:
-                    _log.warning("catalogue cannot be followed, trying again", error=repr(error))
-            except Exception:
-                _log.exception("catalogue log is not readable, trying again")
-            else:
-                continue
-            pause_s = min(max(2 * pause_s, 0.05), _LONGEST_PAUSE_S)
-            await asyncio.sleep(pause_s)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_persistently(self._follow_for_a_while, "catalogue"))
+            group.create_task(_persistently(self._repair, "broken part of the catalogue"))
 
-    async def _follow_until_check(self) -> None:
-        stop = time.monotonic() + _CHECK_EVERY_S
-        while time.monotonic() < stop and not self._broken:
-            entries = await log.read_after(self._redis, self._positions, _WAIT_MS)
+    async def _follow_for_a_while(self) -> None:
+        """Check every bucket's end, then follow those that are whole until the next check is due."""
+        await self._check_tails()
+        stop, count = time.monotonic() + _CHECK_EVERY_S, _ENTRIES_AT_ONCE // NUM_BUCKETS
+        while time.monotonic() < stop:
+            whole = {number: bucket.position for number, bucket in enumerate(self._buckets) if not bucket.broken}
+            wait_ms = _WAIT_MS if len(whole) == NUM_BUCKETS else _WAIT_BROKEN_MS
+            if not whole:
+                await asyncio.sleep(wait_ms / 1000)
+                continue
+            entries = await log.read_after(self._redis, whole, wait_ms, count)
             if entries:
                 await self._take(entries)
+                # Few busy buckets may give more each, so that none of them ever outruns its log.
+                count = _ENTRIES_AT_ONCE // len(entries)
                 # Writes come in bursts: a short pause turns hundreds of small rounds into one.
                 await asyncio.sleep(_GATHER_S)
 
     async def _take(self, entries: Mapping[int, list[log.Entry]]) -> None:
         """Read what the entries touched, then move on past them."""
-        positions, touched = dict(self._positions), set[int]()
-        for bucket, written in entries.items():
+        positions, touched = dict[int, log.Position](), set[int]()
+        for number, written in entries.items():
+            bucket = self._buckets[number]
+            position = bucket.position
             for entry in written:
-                if not entry.follows(positions[bucket]):
-                    self._broken.add(bucket)
+                if not entry.follows(position):
+                    self._break(number)
                     break
-                positions[bucket] = entry.position
-                touched.update(entry.item_ids)
-        for ids in batched(touched, _READ_AT_ONCE):
+                position = entry.position
+                touched.update(bucket.lost if entry.accepts else entry.item_ids)
+            else:
+                positions[number] = position
+        self.misses.written(touched)
+        for ids in batched(self._worth_reading(touched), _READ_AT_ONCE):
             self._apply(await self._items.read(ids))
-        self._lost -= touched
-        self._positions = positions
+        for number, position in positions.items():
+            self._buckets[number].position = position
+        self._recount()
+
+    def _worth_reading(self, touched: set[int]) -> list[int]:
+        """Leave out items of buckets that are read again as a whole and, where the mirror is full, those outside."""
+        whole = [item_id for item_id in touched if not self._buckets[bucket_of(item_id)].broken]
+        room = self._room()
+        if room >= len(whole):
+            return whole
+        held = [item_id for item_id in whole if self.get(item_id) is not None]
+        others = (item_id for item_id in whole if self.get(item_id) is None)
+        return held + list(itertools.islice(others, max(0, int(room))))
 
     async def _check_tails(self) -> None:
-        """Compare every log's end with what is known, and read again what does not belong together."""
-        tails = await log.read_tails(self._redis, range(NUM_BUCKETS))
-        self._broken.update(bucket for bucket, tail in enumerate(tails) if self._positions[bucket].is_past(tail))
-        if self._broken:
-            await self._resync()
+        """Compare every bucket's end with what is known."""
+        for number, tail in enumerate(await log.read_tails(self._redis, range(NUM_BUCKETS))):
+            self._note_error(number, tail.error)
+            if tail.error is None and self._buckets[number].differs(tail, self.capacity is None):
+                self._break(number)
+        self._recount()
 
-    async def _resync(self) -> None:
-        """Read every broken bucket again and take over what differs."""
-        buckets = sorted(self._broken)
-        tails = await log.read_tails(self._redis, buckets)
-        keep_vanished = await self._items.count() < len(self) / 2
-        changed = vanished = 0
-        for bucket, tail in zip(buckets, tails, strict=True):
-            stored = {item_id: value async for item_id, value in self._items.scan(bucket)}
-            gone = self._values[bucket].keys() - stored.keys()
-            if keep_vanished:
-                self._lost.update(gone)
-                gone = set()
-            known = self._values[bucket]
-            changes: dict[int, bytes | None] = dict.fromkeys(gone)
-            changes.update((item_id, value) for item_id, value in stored.items() if known.get(item_id) != value)
-            changed, vanished = changed + len(changes) - len(gone), vanished + len(gone)
-            self._lost.difference_update(stored)
-            self._positions[bucket] = tail
-            self._broken.discard(bucket)
-            self._apply(changes)
-        _log.info(
-            "catalogue read", num_buckets=len(buckets), changed=changed, vanished=vanished, lost=len(self._lost)
-        )
+    def _break(self, number: int) -> None:
+        self._buckets[number].broken = True
+        self._to_repair.set()
 
-    def _apply(self, changes: Mapping[int, bytes | None]) -> None:
+    def _note_error(self, number: int, error: Exception | None) -> None:
+        """Say once that a bucket cannot be read, and once that it can again."""
+        bucket = self._buckets[number]
+        if error is not None and bucket.error is None:
+            _log.error(
+                "part of the catalogue cannot be read, its items stay as they are", bucket=number, error=repr(error)
+            )
+        if error is None and bucket.error is not None:
+            _log.info("part of the catalogue can be read again", bucket=number)
+        if error is not None or bucket.error is not None:
+            self._break(number)
+        bucket.error = error
+
+    async def _repair(self) -> None:
+        await self._to_repair.wait()
+        self._to_repair.clear()
+        await self._resync_broken()
+
+    async def _resync_broken(self) -> None:
+        """Read every broken bucket again, several at a time, and take over what differs."""
+        numbers = iter([number for number, bucket in enumerate(self._buckets) if bucket.broken and not bucket.error])
+
+        async def resync_some() -> None:
+            for number in numbers:
+                await self._resync(number)
+
+        outcomes = await asyncio.gather(*(resync_some() for _ in range(_RESYNC_AT_ONCE)), return_exceptions=True)
+        for error in filter(None, outcomes):
+            self._to_repair.set()
+            raise error
+        _log.info("catalogue read", num_items=len(self), num_lost=self.num_lost, num_unreadable=self.num_unreadable)
+
+    async def _resync(self, number: int) -> None:
+        bucket = self._buckets[number]
+        try:
+            (tail,) = await log.read_tails(self._redis, [number])
+            self.misses.lapse(number)
+            held = set(bucket.values)
+            stored, num_foreign = await self._read(number, held)
+            gone = held - stored.keys()
+            suspicious = bucket.is_suspicious(gone, tail)
+            if gone and (suspicious or bucket.lost):
+                lost = gone if suspicious else gone & bucket.lost
+                lost = lost - await self._let_go(number, lost)
+                bucket.lost |= lost
+                gone -= lost
+        except ResponseError as error:
+            self._note_error(number, error)
+            return
+        too_many = len(stored.keys() - bucket.values.keys()) - self._room()
+        if too_many > 0:
+            stored = dict(itertools.islice(stored.items(), max(0, len(stored) - int(too_many))))
+        self._apply(bucket.take(stored, gone, tail))
+        bucket.num_foreign = num_foreign
+        self._recount()
+
+    async def _let_go(self, number: int, lost: set[int]) -> set[int]:
+        """Return those of the lost items that, by what is left of the log, are meant to be gone."""
+        entries = await log.read_since(self._redis, number, self._buckets[number].position)
+        if any(entry.accepts for entry in entries):
+            return lost
+        return lost.intersection(itertools.chain.from_iterable(entry.item_ids for entry in entries))
+
+    async def _read(self, number: int, held: set[int]) -> tuple[dict[int, bytes], int]:
+        """Read what a bucket holds, the items held here first, and how many of its fields are something else.
+
+        With a capacity no more than that, and what there is room for.
+        """
+        stored, num_foreign = dict[int, bytes](), 0
+        if self.capacity is not None:
+            for ids in batched(held, _READ_AT_ONCE):
+                read = await self._items.read(ids)
+                stored.update((item_id, value) for item_id, value in read.items() if value is not None)
+            if self._room() <= 0:
+                return stored, 0
+        async for page, foreign in self._items.scan(number):
+            stored.update(page)
+            num_foreign += foreign
+            if len(stored) - len(held) >= self._room():
+                break
+        return stored, num_foreign
+
+    def _room(self) -> float:
+        return math.inf if self.capacity is None else self.capacity - len(self)
+
+    def _apply(self, changes: Changes) -> None:
         for item_id, value in changes.items():
-            if value is None:
-                self._values[bucket_of(item_id)].pop(item_id, None)
-            else:
-                self._values[bucket_of(item_id)][item_id] = value
-        if changes:
-            for listener in list(self._listeners):
+            self._buckets[bucket_of(item_id)].apply(item_id, value)
+        for listener in list(self._listeners) if changes else ():
+            try:
                 listener(changes.keys())
+            except Exception:
+                _log.exception("items changed, and somebody could not be told")
+
+    def _recount(self) -> None:
+        self._degraded = any(bucket.lost or bucket.error for bucket in self._buckets)
+
+
+async def _persistently(step: Callable[[], Awaitable[None]], what: str) -> None:
+    """Repeat a step for ever, after a growing pause where it fails."""
+    pause_s = 0.0
+    while True:
+        try:
+            await step()
+            if pause_s:
+                _log.info(f"{what} followed again")
+            pause_s = 0.0
+            continue
+        except REDIS_ERRORS as error:
+            if not pause_s:
+                _log.warning(f"{what} cannot be followed, trying again", error=repr(error))
+        except Exception:
+            _log.exception(f"{what} is not readable, trying again")
+        pause_s = min(max(2 * pause_s, 0.05), _LONGEST_PAUSE_S)
+        await asyncio.sleep(pause_s)
