@@ -66,11 +66,12 @@ class Items:
     redis: Redis
 
     async def write(self, item_ids: Sequence[int], values: Sequence[bytes]) -> None:
-        """Store packed items, in order: of an id that occurs twice the last value stays."""
+        """Store packed items; of an id that occurs twice the last value."""
         if not item_ids:
             return
+        # One value of each id: in a Cluster whose slots are moving, commands of one call may overtake each other.
         buckets: defaultdict[int, list[Change]] = defaultdict(list)
-        for item_id, value in zip(item_ids, values, strict=True):
+        for item_id, value in dict(zip(item_ids, values, strict=True)).items():
             buckets[bucket_of(item_id)].append((item_id, value))
         pipeline = self.redis.pipeline()
         for bucket, changes in buckets.items():

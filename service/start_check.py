@@ -24,7 +24,7 @@ _TRIED: Mapping[str, Sequence[object]] = {
     "set": ("", "XX"),
     "xrevrange": ("+", "-", "COUNT", 1),
     "xadd": ("NOMKSTREAM", "*", "field", ""),
-    "xread": ("STREAMS", "KEY", "0"),
+    "xread": (b"STREAMS", "KEY", "0"),
     "eval": ("return 0", 1, "KEY"),
     "hset": ("field", ""),
     "hsetnx": ("field", ""),
