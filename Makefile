@@ -12,7 +12,7 @@ BUILD_KERNELS = $(BIN)/python -m kernels.build || { test $$? -eq 3 \
 	&& $(BIN)/python -m pip install --quiet --constraint constraints.txt ziglang 2>/dev/null \
 	&& $(BIN)/python -m kernels.build; }
 
-.PHONY: demo test test-slow check format bench-kernels kernels clean
+.PHONY: demo test test-slow check format bench-kernels chaos kernels clean
 
 demo: $(READY) $(KERNELS) ## train, export, serve, rank, swap on generated data
 	$(BIN)/qin demo
@@ -36,6 +36,9 @@ format: $(READY) ## rewrite the sources in house style
 
 bench-kernels: $(READY) $(KERNELS) ## the ranker in every form, and the tower beside ONNX Runtime's MatMul
 	$(BIN)/python -m tests.bench.kernels
+
+chaos: $(READY) $(KERNELS) ## break Redis in every way under constant requests, and check every answer
+	$(BIN)/python -m tests.chaos
 
 kernels: $(READY) ## compile the fused kernels again
 	$(BUILD_KERNELS)
