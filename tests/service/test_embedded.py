@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from service.embedded import EmbeddedValkey, running_or_own, socket_path
+from service.embedded import EmbeddedValkey, running_or_own
 from service.errors import DataFolderError
-from tests.service.running import wait_until
+from service.valkey_process import socket_path
+from tests.service.catalogue import NUM_ITEMS, make_records, store_items
+from tests.service.conftest import Store
+from tests.service.running import make_settings, running, wait_until
 
 
 def connected(url: str) -> redis.Redis:
@@ -101,6 +104,76 @@ def test_a_killed_valkey_leaves_its_data(tmp_path: Path):
     with connected(valkey.url) as client:
         assert client.get("a") == b"b"
     valkey.stop()
+
+
+def answers(url: str) -> bool:
+    """Whether a Valkey is there and has read its data."""
+    with connected(url) as client:
+        try:
+            return client.ping()
+        except redis.RedisError:
+            return False
+
+
+def revived(valkey: EmbeddedValkey, dead: int) -> bool:
+    """Whether another Valkey answers than the one that died; one is started if it is time."""
+    valkey.revive()
+    return valkey.pid != dead and answers(valkey.url)
+
+
+def test_a_killed_valkey_is_started_again_with_its_data(tmp_path: Path):
+    """However often it dies, its owner can start another on the same data and socket, and still stop that."""
+    valkey = EmbeddedValkey.start(tmp_path / "data")
+    url, pids = valkey.url, {valkey.pid}
+    for turn in range(3):
+        with connected(url) as client:
+            client.set(f"a{turn}", turn)
+        dead = valkey.pid
+        os.kill(dead, signal.SIGKILL)
+        wait_until(lambda dead=dead: revived(valkey, dead), 60)
+        pids.add(valkey.pid)
+    with connected(url) as client:
+        assert client.mget("a0", "a1", "a2") == [b"0", b"1", b"2"]
+    assert len(pids) == 4
+    valkey.stop()
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_a_valkey_that_cannot_start_again_does_not_keep_its_owner_from_stopping(tmp_path: Path):
+    """Where its data is damaged it is tried now and then, and the folder is free once the owner stops."""
+    valkey = EmbeddedValkey.start(tmp_path / "data")
+    with connected(valkey.url) as client:
+        client.set("a", "b" * 1000)
+    damaged = [*(tmp_path / "data" / "appendonlydir").glob("*.incr.aof")]
+    for file in damaged:
+        file.write_bytes(file.read_bytes().replace(b"*3\r\n", b"!3\r\n"))
+    os.kill(valkey.pid, signal.SIGKILL)
+    wait_until(lambda: valkey.revive() or "Bad file format" in (tmp_path / "data" / "valkey.log").read_text(), 60)
+    valkey.stop()
+    for file in damaged:
+        file.write_bytes(file.read_bytes().replace(b"!3\r\n", b"*3\r\n"))
+    valkey = EmbeddedValkey.start(tmp_path / "data")
+    with connected(valkey.url) as client:
+        assert client.get("a") == b"b" * 1000
+    valkey.stop()
+
+
+def test_ranks_go_on_while_the_embedded_valkey_dies_and_comes_back(tmp_path: Path, store: Store):
+    """Meanwhile histories are missing, afterwards everything that was stored is there, unaided."""
+    with running(make_settings(store.folder, None, data_dir=tmp_path / "data", redis_timeout_s=2)) as service:
+        url = f"unix://{socket_path(tmp_path / 'data')}"
+        store_items(url, range(NUM_ITEMS), make_records())
+        service.client.append_events(1, [3, 5])
+        wait_until(lambda: service.client.rank(1, [9]).unknown_items == [])
+        with connected(url) as client:
+            pid = client.info("server")["process_id"]
+        os.kill(pid, signal.SIGKILL)
+        ranking = service.client.rank(1, [9])
+        assert ranking.unknown_items == []
+        wait_until(lambda: service.client.rank(1, [9]).degraded == [], 60)
+        assert service.client.history(1) == [3, 5]
+        service.client.append_events(1, [8])
+        assert service.client.history(1) == [3, 5, 8]
 
 
 def test_a_command_uses_the_valkey_that_runs(tmp_path: Path, owner):
