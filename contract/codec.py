@@ -129,33 +129,46 @@ def unpack_items(values: Sequence[bytes], embedding_width: int, max_tags: int = 
     Raises
     ------
     CodecError
-        A value is truncated, of another format or of another width.
+        A value is truncated, of another format or of another width, or its header is damaged.
     """
-    dtype = item_dtype(embedding_width, max_tags)
-    for position, value in enumerate(values):
-        if len(value) != dtype.itemsize:
-            raise CodecError(_complaint(position, value, dtype, embedding_width))
-    records = np.frombuffer(b"".join(values), dtype=dtype)
-    wrong = (
-        (records["format"] != ITEM_FORMAT)
-        | (records["max_tags"] != max_tags)
-        | (records["embedding_width"] != embedding_width)
-    )
-    if wrong.any():
-        position = int(np.flatnonzero(wrong)[0])
-        raise CodecError(_complaint(position, values[position], dtype, embedding_width))
+    positions, records = unpack_whole_items(values, embedding_width, max_tags)
+    if len(positions) < len(values):
+        position = next(p for p, q in enumerate([*positions.tolist(), -1]) if p != q)
+        raise CodecError(_complaint(position, values[position], embedding_width, max_tags))
     return records
 
 
-def _complaint(position: int, value: bytes, dtype: np.dtype[Any], embedding_width: int) -> str:
-    if len(value) >= 8 and value[0] == ITEM_FORMAT:
-        width, slots = packed_layout(value)
-        if len(value) == item_dtype(width, slots).itemsize:
-            return (
-                f"stored item {position} has an embedding of width {width} and {slots} tag slots; "
-                f"width {embedding_width} was expected"
-            )
-    return f"stored item {position} is not whole: {len(value)} bytes where {dtype.itemsize} were expected"
+def unpack_whole_items(
+    values: Sequence[bytes], embedding_width: int, max_tags: int = 5
+) -> tuple[NDArray[np.int64], NDArray[np.void]]:
+    """Return (m,) the positions of the values that are whole items of this layout, and (m,) their records."""
+    dtype = item_dtype(embedding_width, max_tags)
+    positions = np.flatnonzero(np.fromiter(map(len, values), np.int64, len(values)) == dtype.itemsize)
+    if len(positions) < len(values):
+        values = [values[position] for position in positions.tolist()]
+    records = np.frombuffer(b"".join(values), dtype)
+    whole = (
+        (records["format"] == ITEM_FORMAT)
+        & (records["max_tags"] == max_tags)
+        & (records["embedding_width"] == embedding_width)
+        & (records["reserved"] == 0)
+        & (records["likes_level"] <= MAX_LEVEL)
+        & (records["views_level"] <= MAX_LEVEL)
+    )
+    return (positions, records) if whole.all() else (positions[whole], records[whole])
+
+
+def _complaint(position: int, value: bytes, embedding_width: int, max_tags: int) -> str:
+    width, slots = packed_layout(value)
+    size = item_dtype(embedding_width, max_tags).itemsize
+    if len(value) < 8 or value[0] != ITEM_FORMAT or len(value) != item_dtype(width, slots).itemsize:
+        return f"stored item {position} is not whole: {len(value)} bytes where {size} were expected"
+    if (width, slots) != (embedding_width, max_tags):
+        return (
+            f"stored item {position} has an embedding of width {width} and {slots} tag slots; "
+            f"width {embedding_width} was expected"
+        )
+    return f"stored item {position} has a damaged header"
 
 
 def pack_history(item_ids: ArrayLike) -> bytes:

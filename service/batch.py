@@ -13,6 +13,7 @@ from contract.wire import RankRequest
 from scoring.views import View
 
 _MOST_PADDING = 2
+_EMPTY = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Batch:
     candidate_rows: NDArray[np.int64]  # (U, N)
     history_rows: NDArray[np.int64]  # (U, H)
     levels: NDArray[np.int64]  # (U, N, 2)
+    missing: dict[int, NDArray[np.int64]]  # by position of the user, candidates and history items that have no row
 
 
 def assemble(view: View, requests: Sequence[RankRequest], histories: Sequence[NDArray[np.int64] | None]) -> Batch:
@@ -37,9 +39,22 @@ def assemble(view: View, requests: Sequence[RankRequest], histories: Sequence[ND
         for column, given in enumerate((request.likes_level, request.views_level)):
             if given is not None:
                 levels[user, : len(given), column] = given
-    empty = np.zeros(0, dtype=np.int64)
-    rows = [view.history_rows(history if history is not None else empty) for history in histories]
-    return Batch(candidate_rows, np.stack(rows), levels)
+    known_histories = [history if history is not None else _EMPTY for history in histories]
+    history_rows = np.stack([view.history_rows(history) for history in known_histories])
+    lacking = known & (candidate_rows == 0)
+    missing = {}
+    for user, history in enumerate(known_histories):
+        without = np.concatenate([ids[user, lacking[user]], _without_rows(history, history_rows[user])])
+        if len(without):
+            missing[user] = without
+    return Batch(candidate_rows, history_rows, levels, missing)
+
+
+def _without_rows(history: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the items of a history's last H that have no row; 0 is padding and no item."""
+    last = history[-len(rows) :]
+    without: NDArray[np.int64] = last[(rows[len(rows) - len(last) :] == 0) & (last != 0)]
+    return without
 
 
 def plan_runs(lengths: Sequence[int]) -> list[list[int]]:

@@ -20,9 +20,9 @@ from redis.exceptions import ResponseError
 from contract.codec import NUM_BUCKETS, bucket_of
 from service import log
 from service.bucket import Bucket, Changes
-from service.connection import REDIS_ERRORS
 from service.items import Items, batched
 from service.misses import Misses
+from service.timed import REDIS_ERRORS
 
 _WAIT_MS = 500
 _WAIT_BROKEN_MS = 20
@@ -86,9 +86,8 @@ class Mirror:
         return list(ids), list(itertools.chain.from_iterable(bucket.values.values() for bucket in self._buckets))
 
     def batches(self, size: int) -> Iterator[tuple[tuple[int, bytes], ...]]:
-        """Yield all items, a bucket at a time as it is then, in batches of up to `size`."""
-        for bucket in self._buckets:
-            yield from batched(list(bucket.values.items()), size)
+        """Yield all items in batches of up to `size`, each bucket as it is when its turn comes."""
+        yield from batched(itertools.chain.from_iterable(list(b.values.items()) for b in self._buckets), size)
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` with the ids of items that changed or went, from now on."""
@@ -99,9 +98,13 @@ class Mirror:
         with contextlib.suppress(ValueError):
             self._listeners.remove(listener)
 
+    def some(self, count: int) -> list[int]:
+        """Return up to `count` ids of items that are held, whichever."""
+        return list(itertools.islice(itertools.chain.from_iterable(bucket.values for bucket in self._buckets), count))
+
     def admit(self, values: Mapping[int, bytes]) -> None:
-        """Hold items that were read for a rank; one that is held already is newer."""
-        self._apply({item_id: value for item_id, value in values.items() if self.get(item_id) is None})
+        """Hold items that were read for a rank, as far as there is room; one that is held already is newer."""
+        self._apply(self._fitting({i: value for i, value in values.items() if self.get(i) is None}))
 
     def evict(self, item_ids: Iterable[int]) -> list[int]:
         """Hold items no more, and return which of them were held; they stay in Redis."""
@@ -153,7 +156,7 @@ class Mirror:
                 positions[number] = position
         self.misses.written(touched)
         for ids in batched(self._worth_reading(touched), _READ_AT_ONCE):
-            self._apply(await self._items.read(ids))
+            self._apply(self._fitting(await self._items.read(ids)))
         for number, position in positions.items():
             self._buckets[number].position = position
         self._recount()
@@ -166,7 +169,7 @@ class Mirror:
             return whole
         held = [item_id for item_id in whole if self.get(item_id) is not None]
         others = (item_id for item_id in whole if self.get(item_id) is None)
-        return held + list(itertools.islice(others, max(0, int(room))))
+        return held + list(itertools.islice(others, int(room)))
 
     async def _check_tails(self) -> None:
         """Compare every bucket's end with what is known."""
@@ -229,10 +232,7 @@ class Mirror:
         except ResponseError as error:
             self._note_error(number, error)
             return
-        too_many = len(stored.keys() - bucket.values.keys()) - self._room()
-        if too_many > 0:
-            stored = dict(itertools.islice(stored.items(), max(0, len(stored) - int(too_many))))
-        self._apply(bucket.take(stored, gone, tail))
+        self._apply(self._fitting(bucket.take(stored, gone, tail)))
         bucket.num_foreign = num_foreign
         self._recount()
 
@@ -264,6 +264,15 @@ class Mirror:
 
     def _room(self) -> float:
         return math.inf if self.capacity is None else self.capacity - len(self)
+
+    def _fitting(self, changes: Changes) -> Changes:
+        """Leave out items that are not held and for which there is no room."""
+        room = self._room()
+        if room >= len(changes):
+            return changes
+        held = {item_id: value for item_id, value in changes.items() if self.get(item_id) is not None}
+        others = ((item_id, value) for item_id, value in changes.items() if item_id not in held and value is not None)
+        return {**held, **dict(itertools.islice(others, int(room)))}
 
     def _apply(self, changes: Changes) -> None:
         for item_id, value in changes.items():

@@ -1,22 +1,24 @@
 """One version of the model, loaded: its scorer, and the catalogue as rows of its tables."""
 
 import asyncio
+from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
-from typing import Any
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from contract.codec import CodecError, unpack_items
-from contract.schema import Schema
+from contract.codec import unpack_whole_items
 from scoring.rows import ItemRows
 from scoring.scorer import Scorer
 from service.mirror import Mirror
+from service.recency import Recency
 
 _FILL_AT_ONCE = 4096
 _FOLLOW_AT_ONCE = 512
+"""Large enough that exchanging the map costs less than encoding, small enough that a rank may wait for it."""
+_LOOK_FOR_ROWS_S = 0.001
 
 _log = structlog.get_logger(__name__)
 
@@ -29,29 +31,40 @@ class LoadedVersion:
     scorer
         Of a verified bundle.
     mirror
-        The catalogue.
+        The catalogue. If it has a capacity the tables are made for that many items and never grow.
     """
 
     def __init__(self, scorer: Scorer, mirror: Mirror) -> None:
         self.scorer = scorer
         self.name = scorer.bundle.version
-        self.rows = ItemRows(scorer, capacity=len(mirror))
+        self.rows = ItemRows(scorer, capacity=len(mirror) if mirror.capacity is None else mirror.capacity)
+        self.recency = None if mirror.capacity is None else Recency(self.rows.num_free_rows + 1)
         self._mirror = mirror
+        self._headroom = max(1, self.rows.num_free_rows - (mirror.capacity or 0))
+        self._num_writing = 0
         self._pending: set[int] = set()
+        self._queue: deque[int] = deque()
         self._wake = asyncio.Event()
+        self._thread: Executor | None = None
         self._following: asyncio.Task[None] | None = None
 
-    async def fill(self, thread: Executor) -> None:
-        """Encode the whole catalogue in `thread`; from here on changes are noted."""
+    async def fill(self, thread: Executor, before: "LoadedVersion | None" = None) -> None:
+        """Encode the whole catalogue in `thread`; from here on changes are noted.
+
+        When items were last used is taken over from the version `before`.
+        """
         self._mirror.subscribe(self._note)
-        ids, values = self._mirror.snapshot()
-        for start in range(0, len(ids), _FILL_AT_ONCE):
-            part = slice(start, start + _FILL_AT_ONCE)
-            await self._write(ids[part], values[part], thread)
+        for batch in self._mirror.batches(_FILL_AT_ONCE):
+            await self._write([item_id for item_id, _ in batch], thread)
         await self._catch_up(thread)
+        if self.recency is not None and before is not None and before.recency is not None:
+            with self.rows.view() as new, before.rows.view() as old:
+                rows = new.rows(new.index.ids)
+                self.recency.inherit(rows, before.recency.of(old.rows(new.index.ids)))
 
     def follow(self, thread: Executor) -> None:
         """Apply changes as they come, each in `thread`, until closed."""
+        self._thread = thread
         self._following = asyncio.create_task(self._follow(thread), name=f"follow {self.name}")
 
     async def close(self) -> None:
@@ -60,6 +73,25 @@ class LoadedVersion:
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait([self._following])
+
+    async def write_now(self, item_ids: list[int]) -> None:
+        """Bring items up to date before any others that wait for it."""
+        assert self._thread is not None
+        for start in range(0, len(item_ids), _FOLLOW_AT_ONCE):
+            await self._write(item_ids[start : start + _FOLLOW_AT_ONCE], self._thread)
+
+    async def least_recent(self, count: int) -> list[int]:
+        """Return up to `count` of the items that were used the longest ago."""
+        assert self._thread is not None
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._least_recent, count)
+
+    def _least_recent(self, count: int) -> list[int]:
+        assert self.recency is not None
+        with self.rows.view() as view:
+            ids = view.index.ids
+            if count < len(ids):
+                ids = ids[np.argpartition(self.recency.of(view.rows(ids)), count)[:count]]
+            return list(map(int, ids))
 
     async def _follow(self, thread: Executor) -> None:
         while True:
@@ -72,52 +104,81 @@ class LoadedVersion:
 
     async def _catch_up(self, thread: Executor) -> None:
         self._wake.clear()
-        while self._pending:
-            ids = list(self._pending)[:_FOLLOW_AT_ONCE]
-            await self._write(ids, [self._mirror.get(item_id) or b"" for item_id in ids], thread)
+        while item_ids := self._next_pending():
+            await self._write(item_ids, thread)
 
-    async def _write(self, item_ids: list[int], values: list[bytes], thread: Executor) -> None:
-        # Forgotten before they are written, noted anew if the writing fails: no change is ever skipped.
-        self._pending.difference_update(item_ids)
+    def _next_pending(self) -> list[int]:
+        """Take those items that have waited longest; what was written in the meantime waits no more."""
+        item_ids: list[int] = []
+        while self._queue and len(item_ids) < _FOLLOW_AT_ONCE:
+            item_id = self._queue.popleft()
+            if item_id in self._pending:
+                self._pending.discard(item_id)
+                item_ids.append(item_id)
+        return item_ids
+
+    async def _write(self, item_ids: list[int], thread: Executor) -> None:
+        """Write items as the mirror has them now, in as many steps as there are free rows for."""
+        at_once = len(item_ids) if self.recency is None else self._headroom
         try:
-            await asyncio.get_running_loop().run_in_executor(thread, write_rows, self.rows, item_ids, values)
+            for start in range(0, len(item_ids), at_once):
+                await self._write_at_once(item_ids[start : start + at_once], thread)
         except BaseException:
+            # Noted anew if the writing fails: no change is ever skipped.
             self._note(item_ids)
             raise
 
+    async def _write_at_once(self, item_ids: list[int], thread: Executor) -> None:
+        # Rows come back when the ranks that still read them have ended.
+        while self.recency is not None and self.rows.num_free_rows - self._num_writing < len(item_ids):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_FOR_ROWS_S)
+        # The values are taken in the step that hands them on, so that an older one never follows a newer one.
+        self._pending.difference_update(item_ids)
+        values = [self._mirror.get(item_id) or b"" for item_id in item_ids]
+        self._num_writing += len(item_ids)
+        try:
+            await asyncio.get_running_loop().run_in_executor(thread, self._write_rows, item_ids, values)
+        finally:
+            self._num_writing -= len(item_ids)
+
+    def _write_rows(self, item_ids: list[int], values: list[bytes]) -> None:
+        if self.recency is None:
+            write_rows(self.rows, item_ids, values)
+            return
+        before = self._rows_of(item_ids)
+        write_rows(self.rows, item_ids, values)
+        self.recency.move(before, self._rows_of(item_ids))
+
+    def _rows_of(self, item_ids: list[int]) -> NDArray[np.int64]:
+        with self.rows.view() as view:
+            return view.rows(np.array(item_ids, dtype=np.int64))
+
     def _note(self, item_ids: Collection[int]) -> None:
+        self._queue.extend(item_id for item_id in item_ids if item_id not in self._pending)
         self._pending.update(item_ids)
         self._wake.set()
 
 
 def write_rows(rows: ItemRows, item_ids: Sequence[int], values: Sequence[bytes]) -> None:
     """Bring table rows up to date; an empty value, or one that this model cannot read, removes the item."""
-    kept, records = _readable(item_ids, values, rows.scorer.features)
-    rows.update(kept, records)
-    gone = np.setdiff1d(np.array(item_ids, dtype=np.int64), kept)
-    if len(gone):
-        rows.remove(gone)
+    ids, features = np.array(item_ids, dtype=np.int64), rows.scorer.features
+    positions, records = unpack_whole_items(values, features.embedding_width, features.max_tags)
+    _warn_of_unreadable(rows.scorer.bundle.version, ids, values, positions)
+    rows.update(ids[positions], records)
+    if len(positions) < len(ids):
+        rows.remove(np.delete(ids, positions))
 
 
-def _readable(
-    item_ids: Sequence[int], values: Sequence[bytes], features: Schema
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    try:
-        records = unpack_items(values, features.embedding_width, features.max_tags)
-    except CodecError:
-        kept = [
-            position for position, value in enumerate(values) if _is_readable(item_ids[position], value, features)
-        ]
-        item_ids, values = [item_ids[position] for position in kept], [values[position] for position in kept]
-        records = unpack_items(values, features.embedding_width, features.max_tags)
-    return np.array(item_ids, dtype=np.int64), records
-
-
-def _is_readable(item_id: int, value: bytes, features: Schema) -> bool:
-    try:
-        unpack_items([value], features.embedding_width, features.max_tags)
-    except CodecError as error:
-        if value:
-            _log.warning("stored item is not readable and counts as unknown", item_id=item_id, reason=str(error))
-        return False
-    return True
+def _warn_of_unreadable(
+    version: str, item_ids: NDArray[np.int64], values: Sequence[bytes], readable: NDArray[np.int64]
+) -> None:
+    if len(readable) == len(values):
+        return
+    wrong = [position for position in np.delete(np.arange(len(values)), readable).tolist() if values[position]]
+    if wrong:
+        _log.warning(
+            "stored items are not readable and count as unknown",
+            version=version,
+            num_items=len(wrong),
+            first=int(item_ids[wrong[0]]),
+        )
