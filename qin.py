@@ -53,6 +53,56 @@ def root(
     """Train, export and serve QIN, the Quadratic Interest Network for click-through prediction."""
 
 
+@app.command(epilog="Example: `qin prepare --events clicks.csv --items catalogue.jsonl --out data`")
+def prepare(
+    events: Annotated[list[Path], typer.Option(help="Log of user_id, item_id, time and, if it has one, label.")],
+    items: Annotated[Path, typer.Option(help="Catalogue of item_id, title, description, tags, image.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="The new folder to train on.")],
+    impressions: Annotated[list[Path] | None, typer.Option(help="Log of what was shown, clicked or not.")] = None,
+    served: Annotated[list[Path] | None, typer.Option(help="Request log of the service.")] = None,
+    preparation: Annotated[
+        Path | None, typer.Option(help="An earlier preparation whose ids, tags and encoders go on.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="Call a column otherwise: user=viewer.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Numbers in an item's embedding.")] = None,
+    negatives: Annotated[int | None, typer.Option(help="Rows without a click for each click.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Change one setting: key=value.")] = None,
+) -> None:
+    """Turn event logs and a catalogue, in parquet, CSV or JSON lines, into a folder to train on."""
+    from preparation.assembly import Sources
+    from preparation.fitted import load_fitted
+    from preparation.prepare import describe
+    from preparation.prepare import prepare as run
+    from preparation.settings import make_settings
+
+    before = None if preparation is None else load_fitted(preparation).settings
+    chosen = make_settings(columns or [], settings or [], before, width=width, num_negatives=negatives)
+    sources = Sources(events, items, impressions or [], served or [])
+    out.print(describe(run(sources, out_dir, chosen, preparation, err)))
+
+
+@app.command(epilog="Example: `qin prepare-item --preparation data/preparation --item item.json`")
+def prepare_item(
+    preparation: Annotated[Path, typer.Option(help="The folder that prepare left in its output.")],
+    item: Annotated[Path, typer.Option(help="An item as JSON by the catalogue's columns; .jsonl: one a line.")],
+) -> None:
+    """Print an item as `PUT /v1/items/{id}` takes it, prepared as the catalogue was."""
+    import msgspec
+
+    from preparation.fitted import load_fitted
+    from preparation.item import prepare_item as run
+    from preparation.item import read_rows
+
+    fitted = load_fitted(preparation)
+    for row in read_rows(item):
+        prepared, remark = run(fitted, preparation, row, item.parent)
+        if remark:
+            err.print(remark, highlight=False)
+        print(msgspec.json.encode(prepared).decode())  # noqa: T201
+
+
 @app.command(epilog="Example: `qin train --data data/ --out runs/first --recipe tiny --set epochs=3`")
 def train(
     data: Data,
@@ -202,6 +252,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.", envvar="QIN_HOST")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", envvar="QIN_PORT", min=0, max=65535)] = 8000,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", envvar="QIN_DEVICE")] = "auto",
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes that answer, over one catalogue in shared memory.", envvar="QIN_WORKERS", min=1),
+    ] = 1,
     require_kernels: Annotated[
         bool, typer.Option("--require-kernels", help="Serve nothing unfused.", envvar="QIN_REQUIRE_KERNELS")
     ] = False,
@@ -218,6 +272,7 @@ def serve(
             host=host,
             port=port,
             device=device,
+            workers=workers,
             require_kernels=require_kernels,
         )
     )
@@ -302,7 +357,7 @@ def _expected(error: Exception) -> bool:
     """Tell errors whose message is for the user, the rooms' own and the system's, from faults of the program."""
     if isinstance(error, OSError):
         return True
-    rooms = ("contract", "kernels", "training", "export", "scoring", "service", "demo")
+    rooms = ("contract", "kernels", "preparation", "training", "export", "scoring", "service", "demo")
     return any(base.__module__.split(".")[0] in rooms for base in type(error).__mro__)
 
 

@@ -46,7 +46,7 @@ async def get_item(item_id: PathId, request: Request) -> Response:
     try:
         value = (await replica.items.read([item_id]))[item_id]
     except REDIS_ERRORS:
-        value = replica.mirror.get(item_id)
+        value = await replica.last_seen(item_id)
     if value is None:
         raise NotFoundError(f"there is no item {item_id}")
     try:

@@ -1,10 +1,11 @@
 """A version from the store to ready: read, verify, encode the catalogue, warm up, beside whatever serves."""
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,11 @@ from contract.codec import packed_layout
 from contract.schema import Schema
 from scoring.device import Device
 from scoring.errors import DeviceError, ScoringError
+from scoring.memory import Zeros, private_zeros
 from scoring.scorer import Scorer
 from service.errors import ConflictError, InvalidError, NotFoundError, RequestError
 from service.mirror import Mirror
+from service.serving import ServingVersion
 from service.version import LoadedVersion
 
 _LOW_PRIORITY = 10
@@ -29,13 +32,14 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """Where bundles lie and how they run."""
+    """Where bundles lie, how they run and what tables lie in."""
 
     store: Path
     model: str
     device: Device
     num_threads: int
     require_kernels: bool = False
+    zeros: Zeros = private_zeros
 
 
 class Loader:
@@ -60,59 +64,76 @@ class Loader:
         DeviceError
             The device is not the one that runs.
         """
-        try:
+        with or_refused(name, self._options):
             return await self._load(name, serving)
-        except (RequestError, DeviceError):
-            raise
-        except BundleNotFoundError:
-            raise NotFoundError(f"the store has no version {name} of {self._options.model}", "version") from None
-        except (BundleError, ScoringError) as error:
-            raise InvalidError(f"version {name} cannot be served: {error}", "version") from error
-        except Exception as error:
-            raise InvalidError(f"version {name} cannot be served: {error!r}", "version") from error
 
     async def _load(self, name: str, serving: LoadedVersion | None) -> LoadedVersion:
-        bundle = await asyncio.to_thread(self._read, name)
+        bundle = await asyncio.to_thread(read_version, name, self._options)
         await asyncio.to_thread(check_fits, bundle.manifest.features, self._mirror.snapshot()[1], serving)
         # Not in the encoding thread: the threads that a session starts inherit the priority of the one that opens it.
-        scorer = await asyncio.to_thread(self._open, bundle)
+        scorer = await asyncio.to_thread(open_scorer, bundle, self._options)
         await asyncio.to_thread(scorer.verify)
         version = LoadedVersion(scorer, self._mirror)
         try:
             await version.fill(self._encoding)
             version.follow(self._following)
-            await asyncio.to_thread(_warm_up, version)
+            await asyncio.to_thread(warm_up, version)
         except BaseException:
             await version.close()
             raise
         return version
 
-    def _read(self, name: str) -> Bundle:
-        try:
-            path = self._options.store / self._options.model / check_name(name, "version")
-        except BundleError as error:
-            raise NotFoundError(str(error), "version") from error
-        bundle = read_bundle(path)
-        if (bundle.manifest.model, bundle.version) != (self._options.model, name):
-            raise BundleCorruptError(f"it says to be {bundle.manifest.model} {bundle.version}")
-        return bundle
-
-    def _open(self, bundle: Bundle) -> Scorer:
-        options = self._options
-        scorer = Scorer(bundle, options.device, options.num_threads, require_kernels=options.require_kernels)
-        _log.info(
-            "version loaded",
-            version=bundle.version,
-            provider=scorer.provider,
-            precision=bundle.manifest.precision,
-            kernels=dict(scorer.kernels),
-        )
-        return scorer
-
     def close(self) -> None:
         """End the threads once they are idle."""
         self._encoding.shutdown()
         self._following.shutdown()
+
+
+def read_version(name: str, options: LoadOptions) -> Bundle:
+    """Return a version's bundle, verified; raises BundleError or, for what is no name, NotFoundError."""
+    try:
+        path = options.store / options.model / check_name(name, "version")
+    except BundleError as error:
+        raise NotFoundError(str(error), "version") from error
+    bundle = read_bundle(path)
+    if (bundle.manifest.model, bundle.version) != (options.model, name):
+        raise BundleCorruptError(f"it says to be {bundle.manifest.model} {bundle.version}")
+    return bundle
+
+
+def open_scorer(bundle: Bundle, options: LoadOptions, *, encodes: bool = True) -> Scorer:
+    """Return a bundle on its device, and log what runs it; raises ScoringError."""
+    scorer = Scorer(
+        bundle,
+        options.device,
+        options.num_threads,
+        require_kernels=options.require_kernels,
+        encodes=encodes,
+        zeros=options.zeros,
+    )
+    _log.info(
+        "version loaded",
+        version=bundle.version,
+        provider=scorer.provider,
+        precision=bundle.manifest.precision,
+        kernels=dict(scorer.kernels),
+    )
+    return scorer
+
+
+@contextlib.contextmanager
+def or_refused(name: str, options: LoadOptions) -> Iterator[None]:
+    """Turn whatever keeps a version from being loaded into a RequestError that says why; DeviceErrors pass."""
+    try:
+        yield
+    except (RequestError, DeviceError):
+        raise
+    except BundleNotFoundError:
+        raise NotFoundError(f"the store has no version {name} of {options.model}", "version") from None
+    except (BundleError, ScoringError) as error:
+        raise InvalidError(f"version {name} cannot be served: {error}", "version") from error
+    except Exception as error:
+        raise InvalidError(f"version {name} cannot be served: {error!r}", "version") from error
 
 
 def check_fits(features: Schema, stored: Sequence[bytes], serving: LoadedVersion | None) -> None:
@@ -129,7 +150,8 @@ def check_fits(features: Schema, stored: Sequence[bytes], serving: LoadedVersion
         raise ConflictError(f"its history length is {features.history_length}, the serving version's {length}")
 
 
-def _warm_up(version: LoadedVersion) -> None:
+def warm_up(version: ServingVersion) -> None:
+    """Rank nothing at the usual sizes."""
     with version.rows.view() as view:
         version.scorer.warm_up(view.tables)
 

@@ -1,20 +1,30 @@
 """What the service counts, for Prometheus."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from scoring.device import BODY
+from service.board import Board, ProcessCollector
 
 _LATENCIES = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
 _SWAPS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 class Metrics:
-    """The metrics of one replica, in a registry of their own."""
+    """The metrics of one replica, in registries of their own.
 
-    def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
+    Parameters
+    ----------
+    shared
+        Where all processes of the replica count, see `service.counters`; None where there is but one.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
+        self._shared = shared
+        self._counted = registry = CollectorRegistry()
         self.requests = Counter("qin_requests", "Requests answered", ["route", "method", "status"], registry=registry)
         self.rank_seconds = Histogram(
             "qin_rank_seconds", "Time from a whole rank request to its answer", registry=registry, buckets=_LATENCIES
@@ -28,6 +38,7 @@ class Metrics:
             "qin_swap_seconds", "Time to make a version ready", registry=registry, buckets=_SWAPS
         )
         self.swap_failures = Counter("qin_swap_failures", "Versions that could not be made ready", registry=registry)
+        self._gauges = registry = CollectorRegistry()
         self._serving = Gauge(
             "qin_serving", "1 for the version that serves", ["model", "version", "provider"], registry=registry
         )
@@ -35,6 +46,11 @@ class Metrics:
             "qin_op",
             "1 for what runs each operation of the version that serves: an instruction set, or its body",
             ["op", "runs"],
+            registry=registry,
+        )
+        self._history_breakers = Gauge(
+            "qin_history_breakers_open",
+            "Redis, or nodes of it, not asked for histories: no answer",
             registry=registry,
         )
         self._items = Gauge("qin_items", "Items in the mirror", registry=registry)
@@ -58,6 +74,18 @@ class Metrics:
         """Take the number of dropped tags from `num_tags` whenever the metrics are read."""
         self._unknown_tags.set_function(num_tags)
 
+    def count_processes(self, board: Board) -> None:
+        """Take the numbers of processes from the board whenever the metrics are read."""
+        self._gauges.register(ProcessCollector(board))
+
+    def watch_histories(self, num_open: Callable[[], int]) -> None:
+        """Take from `num_open`, whenever the metrics are read, how many places of histories are not asked."""
+        self._history_breakers.set_function(num_open)
+
     def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """Return all metrics in Prometheus' text format; counters are those of all processes together."""
+        counted = self._counted
+        if self._shared is not None:
+            counted = CollectorRegistry()
+            MultiProcessCollector(counted, str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(counted) + generate_latest(self._gauges)

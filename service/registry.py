@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -13,10 +12,12 @@ from contract.bundle import BundleError, list_versions, read_manifest
 from contract.manifest import Manifest
 from scoring.errors import ScoringError
 from service.active import ActiveVersion
+from service.audience import Audience, Nobody
 from service.connection import REDIS_ERRORS, or_unavailable
 from service.errors import ConflictError, NoVersionError, RequestError
 from service.loader import Loader
 from service.metrics import Metrics
+from service.serving import State
 from service.version import LoadedVersion
 
 _TRY_AGAIN_S = 5.0
@@ -24,21 +25,14 @@ _TRY_AGAIN_S = 5.0
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What this replica serves and what it was told to serve."""
-
-    serving: str
-    active: str | None
-    previous: str | None
-    problem: str | None
-
-
 class Registry:
     """Holds the serving version; everybody who ranks takes it from here, once per request."""
 
-    def __init__(self, folder: Path, loader: Loader, active: ActiveVersion, metrics: Metrics) -> None:
+    def __init__(
+        self, folder: Path, loader: Loader, active: ActiveVersion, metrics: Metrics, audience: Audience | None = None
+    ) -> None:
         self._folder, self._loader, self._active, self._metrics = folder, loader, active, metrics
+        self._audience = audience or Nobody()
         self._serving: LoadedVersion | None = None
         self._swapping = asyncio.Lock()
         self._loading = False
@@ -59,11 +53,7 @@ class Registry:
 
     def versions(self) -> list[Manifest]:
         """Return the manifests of all versions in the store, oldest first; unreadable ones are left out."""
-        manifests = []
-        for name in list_versions(self._folder.parent, self._folder.name):
-            with contextlib.suppress(BundleError):
-                manifests.append(read_manifest(self._folder / name))
-        return manifests
+        return stored_versions(self._folder)
 
     async def state(self) -> State:
         """Return what serves and what should; without Redis nothing is known of the latter."""
@@ -87,7 +77,7 @@ class Registry:
         names = [active] if active else []
         for name in names + [name for name in newest_first if name != active]:
             try:
-                self._exchange(await self._loader.load(name))
+                await self._exchange(await self._loader.load(name))
                 break
             except RequestError as error:
                 if name == active:
@@ -111,18 +101,18 @@ class Registry:
         async with self._one_swap():
             before = self.serving
             if name != before.name:
-                self._exchange(await self._swapped_in(name))
+                await self._exchange(await self._swapped_in(name))
             after = self.serving
             try:
                 with or_unavailable("the active version cannot be stored"):
                     await self._active.write(name, before.name)
             except RequestError:
-                self._exchange(before)
+                await self._exchange(before)
                 before, after = after, before
                 raise
             finally:
                 if before is not after:
-                    await before.close()
+                    await self._drop(before)
             self._problem = self._passed_over = None
 
     async def rollback(self) -> None:
@@ -172,18 +162,19 @@ class Registry:
             return
         before = self.serving
         try:
-            self._exchange(await self._swapped_in(active))
+            await self._exchange(await self._swapped_in(active))
         except (RequestError, ScoringError) as error:
             self._problem, self._failed, self._try_again = str(error), active, time.monotonic() + _TRY_AGAIN_S
             return
         self._problem = self._passed_over = None
-        await before.close()
+        await self._drop(before)
 
     async def _swapped_in(self, name: str) -> LoadedVersion:
         started = time.monotonic()
         self._loading = True
         try:
             loaded = await self._loader.load(name, self.serving)
+            await self._prepare(loaded)
         except Exception as error:
             self._metrics.swap_failures.inc()
             _log.warning("version not swapped in", version=name, reason=str(error))
@@ -193,11 +184,23 @@ class Registry:
         self._metrics.swap_seconds.observe(time.monotonic() - started)
         return loaded
 
-    def _exchange(self, version: LoadedVersion) -> None:
+    async def _prepare(self, version: LoadedVersion) -> None:
+        try:
+            await self._audience.prepare(version)
+        except BaseException:
+            await version.close()
+            raise
+
+    async def _exchange(self, version: LoadedVersion) -> None:
         self._serving = version
         scorer = version.scorer
         self._metrics.serving(scorer.bundle.manifest.model, version.name, scorer.provider, scorer.kernels)
         _log.info("version serves", version=version.name, num_items=len(version.rows))
+        await self._audience.exchange(version)
+
+    async def _drop(self, version: LoadedVersion) -> None:
+        await version.close()
+        self._audience.forget(version)
 
     @contextlib.asynccontextmanager
     async def _one_swap(self) -> AsyncIterator[None]:
@@ -206,3 +209,12 @@ class Registry:
             raise ConflictError("another version is being loaded; try again when it serves")
         async with self._swapping:
             yield
+
+
+def stored_versions(folder: Path) -> list[Manifest]:
+    """Return the manifests of all versions in a model's folder, oldest first; unreadable ones are left out."""
+    manifests = []
+    for name in list_versions(folder.parent, folder.name):
+        with contextlib.suppress(BundleError):
+            manifests.append(read_manifest(folder / name))
+    return manifests

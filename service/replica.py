@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
 from scoring.errors import DeviceError
+from scoring.memory import Zeros, private_zeros
 from service import connection
 from service.active import ActiveVersion
+from service.audience import Audience
 from service.auth import AdminGate
 from service.embedded import EmbeddedValkey
 from service.errors import RedisAbsentError, StartError
@@ -19,22 +21,27 @@ from service.metrics import Metrics
 from service.mirror import Mirror
 from service.ranker import Ranker
 from service.registry import Registry
+from service.serving import Catalogue, Versions
 from service.settings import Settings, read_admin_key
 from service.users import Histories
 
 
 @dataclass(slots=True)
 class Replica:
-    """What the routes work with."""
+    """What the routes work with.
+
+    `last_seen` returns an item as the mirror last saw it, for when Redis is away.
+    """
 
     settings: Settings
     gate: AdminGate
     items: Items
     histories: Histories
-    mirror: Mirror
-    registry: Registry
+    mirror: Catalogue
+    registry: Versions
     ranker: Ranker
     metrics: Metrics
+    last_seen: Callable[[int], Awaitable[bytes | None]]
     stopping: bool = False
 
     @property
@@ -45,7 +52,7 @@ class Replica:
 
 @contextlib.asynccontextmanager
 async def open_replica(settings: Settings) -> AsyncIterator[Replica]:
-    """Start a replica, ready to rank, and stop it at the block's end.
+    """Start a replica in this one process, ready to rank, and stop it at the block's end.
 
     Raises
     ------
@@ -55,35 +62,84 @@ async def open_replica(settings: Settings) -> AsyncIterator[Replica]:
     async with contextlib.AsyncExitStack() as stack:
         gate = AdminGate(read_admin_key(settings), settings.on_loopback)
         url = await _redis_url(settings, stack)
-        redis = await _connected(url, settings.redis_timeout_s, stack)
-        # The mirror's client waits for news in every command, so its time-out lies above that wait.
-        mirror = Mirror(await _connected(url, settings.redis_timeout_s + 1, stack))
+        redis = await connected(url, settings.redis_timeout_s, stack)
         metrics = Metrics()
-        metrics.count_items(mirror.__len__)
-        loader = Loader(_load_options(settings), mirror)
-        stack.callback(loader.close)
-        registry = Registry(settings.store / settings.model, loader, ActiveVersion(redis, settings.model), metrics)
-        stack.push_async_callback(registry.close)
-        with _or_no_start(url):
-            await mirror.load()
-            await registry.start()
-        metrics.count_unknown_tags(lambda: registry.serving.rows.num_unknown_tags)
-        length = max(settings.stored_history_length, registry.serving.scorer.features.history_length)
-        histories = Histories(redis, length)
-        ranker = Ranker(registry, histories, mirror, settings.history_timeout_ms)
-        stack.callback(ranker.close)
-        stack.push_async_callback(_cancel, asyncio.create_task(mirror.follow()))
-        stack.push_async_callback(_cancel, asyncio.create_task(registry.follow(settings.follow_interval_s)))
-        yield Replica(settings, gate, Items(redis), histories, mirror, registry, ranker, metrics)
+        mirror, registry = await open_catalogue(settings, url, redis, metrics, stack)
+
+        async def last_seen(item_id: int) -> bytes | None:
+            return mirror.get(item_id)
+
+        yield assemble(settings, gate, redis, mirror, registry, metrics, last_seen, stack)
 
 
-def _load_options(settings: Settings) -> LoadOptions:
+async def open_catalogue(
+    settings: Settings,
+    url: str,
+    redis: Redis,
+    metrics: Metrics,
+    stack: contextlib.AsyncExitStack,
+    zeros: Zeros = private_zeros,
+    audience: Audience | None = None,
+) -> tuple[Mirror, Registry]:
+    """Mirror the catalogue, load a version for it, and follow both until the stack is closed.
+
+    Parameters
+    ----------
+    zeros
+        Allocates the memory of tables.
+    audience
+        Who else serves what is loaded.
+
+    Raises
+    ------
+    StartError
+        Redis is not there, or nothing can be served.
+    """
+    # The mirror's client waits for news in every command, so its time-out lies above that wait.
+    mirror = Mirror(await connected(url, settings.redis_timeout_s + 1, stack))
+    loader = Loader(load_options(settings, zeros), mirror)
+    stack.callback(loader.close)
+    active = ActiveVersion(redis, settings.model)
+    registry = Registry(settings.store / settings.model, loader, active, metrics, audience)
+    stack.push_async_callback(registry.close)
+    with _or_no_start(url):
+        await mirror.load()
+        await registry.start()
+    stack.push_async_callback(cancel, asyncio.create_task(mirror.follow()))
+    stack.push_async_callback(cancel, asyncio.create_task(registry.follow(settings.follow_interval_s)))
+    return mirror, registry
+
+
+def assemble(
+    settings: Settings,
+    gate: AdminGate,
+    redis: Redis,
+    mirror: Catalogue,
+    registry: Versions,
+    metrics: Metrics,
+    last_seen: Callable[[int], Awaitable[bytes | None]],
+    stack: contextlib.AsyncExitStack,
+) -> Replica:
+    """Return what the routes work with, once a version serves."""
+    metrics.count_items(mirror.__len__)
+    metrics.count_unknown_tags(lambda: registry.serving.rows.num_unknown_tags)
+    length = max(settings.stored_history_length, registry.serving.scorer.features.history_length)
+    histories = Histories(redis, length)
+    ranker = Ranker(registry, histories, mirror, settings.history_timeout_ms)
+    stack.push_async_callback(ranker.aclose)
+    metrics.watch_histories(lambda: ranker.history_reader.num_open)
+    return Replica(settings, gate, Items(redis), histories, mirror, registry, ranker, metrics, last_seen)
+
+
+def load_options(settings: Settings, zeros: Zeros = private_zeros) -> LoadOptions:
+    """Return where bundles lie and how they run."""
     return LoadOptions(
         store=settings.store,
         model=settings.model,
         device=settings.device,
         num_threads=settings.num_threads,
         require_kernels=settings.require_kernels,
+        zeros=zeros,
     )
 
 
@@ -103,7 +159,8 @@ async def _stop(starting: "asyncio.Task[EmbeddedValkey]") -> None:
         await asyncio.to_thread(starting.result().stop)
 
 
-async def _connected(url: str, timeout_s: float, stack: contextlib.AsyncExitStack) -> Redis:
+async def connected(url: str, timeout_s: float, stack: contextlib.AsyncExitStack) -> Redis:
+    """Return a client that was answered; raises RedisAbsentError."""
     redis = connection.connect(url, timeout_s)
     stack.push_async_callback(redis.aclose)
     await connection.check(redis, url)
@@ -122,6 +179,7 @@ def _or_no_start(url: str) -> Iterator[None]:
         raise StartError(str(error)) from error
 
 
-async def _cancel(task: "asyncio.Task[None]") -> None:
+async def cancel(task: "asyncio.Task[None]") -> None:
+    """End a task and wait until it has ended."""
     task.cancel()
     await asyncio.wait([task])

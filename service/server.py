@@ -19,6 +19,8 @@ from service.replica import Replica, open_replica
 from service.settings import Settings, read_settings
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LULL_S = 0.2
+_LONGEST_LULL_S = 2.0
 _SWITCH_S = 0.001
 """The longest that a request waits for the interpreter while another thread encodes items; Python's own is 5 ms."""
 
@@ -35,6 +37,10 @@ def serve(**overrides: object) -> int:
         settings = read_settings(**overrides)
         logs.configure()
         sys.setswitchinterval(_SWITCH_S)
+        if settings.workers > 1:
+            from service.supervisor import supervise  # which in turn needs this module
+
+            return supervise(settings)
         uvloop.run(_serve(settings))
     except StartError as error:
         sys.stderr.write(f"qin serve: {error}\n")
@@ -43,23 +49,51 @@ def serve(**overrides: object) -> int:
 
 
 async def _serve(settings: Settings) -> None:
+    with bind(settings.host, settings.port) as listener:
+        await run(open_replica(settings), listener, say)
+
+
+async def run(
+    opening: contextlib.AbstractAsyncContextManager[Replica], listener: socket.socket, ready: Callable[[str], object]
+) -> None:
+    """Open a replica and serve with it until SIGTERM or SIGINT, which may come while it still opens.
+
+    Parameters
+    ----------
+    opening
+        The replica.
+    listener
+        A bound socket.
+    ready
+        Called with a line that says what is served, as soon as it is.
+    """
     this = asyncio.current_task()
     assert this is not None
-    with _bind(settings.host, settings.port) as listener:
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                with _on_signals(lambda _: this.cancelling() or this.cancel()):
-                    replica = await stack.enter_async_context(open_replica(settings))
-            except asyncio.CancelledError:
-                return
-            if not this.cancelling():
-                await Server(replica).serve([listener])
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            with on_signals(lambda _: this.cancelling() or this.cancel()):
+                replica = await stack.enter_async_context(opening)
+        except asyncio.CancelledError:
+            return
+        if not this.cancelling():
+            await Server(replica, ready).serve([listener])
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 class Server(uvicorn.Server):
-    """Uvicorn around a replica: says when it is ready, and stops without a failed request."""
+    """Uvicorn around a replica: says when it is ready, and stops without a failed request.
 
-    def __init__(self, replica: Replica) -> None:
+    A connection that is closed while a request is on its way to it fails that request. So once the end is near,
+    every answer tells its client that it is the last on its connection; the door is closed when nobody has come for
+    a moment, and the connections that are left when nothing has been said on them for a moment.
+    """
+
+    def __init__(self, replica: Replica, ready: Callable[[str], object] = say) -> None:
         settings = replica.settings
         super().__init__(
             uvicorn.Config(
@@ -75,19 +109,40 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
             )
         )
-        self._replica = replica
+        self._replica, self._ready = replica, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, and say so."""
         await super().startup(sockets)
         if self.started and sockets:
-            sys.stdout.write(_ready_line(self._replica, sockets[0]) + "\n")
-            sys.stdout.flush()
+            self._ready(_ready_line(self._replica, sockets[0]))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the door, then the connections, then wait for what is in flight."""
+        close = (b"connection", b"close")
+        self.config.encoded_headers.append(close)
+        self.server_state.default_headers = [*self.server_state.default_headers, close]
+        await self._lull()
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        await self._lull()
+        await super().shutdown(sockets)
+
+    async def _lull(self) -> None:
+        """Wait until no request has been answered for a moment, if that comes soon enough."""
+        loop = asyncio.get_running_loop()
+        stop, answered, since = loop.time() + _LONGEST_LULL_S, self.server_state.total_requests, loop.time()
+        while since + _LULL_S > (now := loop.time()) and now < stop and self.server_state.connections:
+            await asyncio.sleep(_LULL_S / 10)
+            if self.server_state.total_requests != answered:
+                answered, since = self.server_state.total_requests, loop.time()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop in order at the first signal; unlike uvicorn's own, nothing is raised again afterwards."""
-        with _on_signals(self._stop):
+        with on_signals(self._stop):
             yield
 
     def _stop(self, number: int) -> None:
@@ -96,7 +151,7 @@ class Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _on_signals(stop: Callable[[int], object]) -> Iterator[None]:
+def on_signals(stop: Callable[[int], object]) -> Iterator[None]:
     """Call `stop` at SIGTERM and SIGINT; after the block they do nothing, so that they cannot cut the end short."""
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
@@ -112,7 +167,8 @@ def _nothing() -> None:
     """Ignore a signal."""
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address and does not listen yet; raises StartError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)

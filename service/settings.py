@@ -32,7 +32,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free port")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    num_threads: int = Field(default=0, ge=0, description="of one scoring run; 0 takes one per physical core")
+    workers: int = Field(default=1, ge=1, le=256, description="processes that answer requests; Linux, on the CPU")
+    num_threads: int = Field(
+        default=0, ge=0, description="of one scoring run; 0 takes the physical cores, divided among the workers"
+    )
     require_kernels: bool = Field(default=False, description="serve no version whose ranker runs unfused")
     admin_key: SecretStr | None = None
     admin_key_file: Path | None = None

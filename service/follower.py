@@ -1,0 +1,217 @@
+"""The registry of a worker: serves what the owner of the catalogue lets it, and passes on what it should change."""
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+from numpy.typing import NDArray
+
+from contract.manifest import Manifest
+from scoring.errors import ScoringError
+from scoring.scorer import Scorer
+from scoring.tables import Tables
+from service.board import Board
+from service.channel import Channel, ClosedError, close_all, pair
+from service.errors import NoVersionError, RequestError, UnavailableError
+from service.loader import LoadOptions, open_scorer, or_refused, read_version, warm_up
+from service.mapped import MappedRows, MappedVersion, Mapping
+from service.messages import (
+    Done,
+    Forget,
+    GetItem,
+    GetState,
+    ItemIs,
+    Message,
+    Open,
+    Promote,
+    Released,
+    Rollback,
+    Serve,
+    Show,
+    StateIs,
+)
+from service.metrics import Metrics
+from service.registry import stored_versions
+from service.serving import State
+
+_TRY_AGAIN_S = 0.05
+_BEING_REPLACED = "the process that follows the catalogue is being replaced"
+
+_log = structlog.get_logger(__name__)
+
+
+class _Owner:
+    """One owner, for as long as it lives: the line to it, and the versions that it let this worker open."""
+
+    def __init__(
+        self, line: socket.socket, take: Callable[["_Owner", Message, list[int]], Awaitable[Message]]
+    ) -> None:
+        self.channel = Channel(line, functools.partial(take, self))
+        self.versions: dict[str, MappedVersion] = {}
+        self.is_there = False
+
+
+class Follower:
+    """Holds the serving version of a worker. While the owner is away it goes on with what it has.
+
+    Parameters
+    ----------
+    options
+        Where bundles lie and how they run.
+    owners
+        Where an owner, this one or the next, takes in the line that a worker sends it.
+    board
+        What the owner notes.
+    metrics
+        Told of the version that serves.
+    """
+
+    def __init__(self, options: LoadOptions, owners: socket.socket, board: Board, metrics: Metrics) -> None:
+        self._options, self._owners, self._board, self._metrics = options, owners, board, metrics
+        self._serving: MappedVersion | None = None
+        self._owner: _Owner | None = None
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def serving(self) -> MappedVersion:
+        """The version that answers."""
+        assert self._serving is not None
+        return self._serving
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the owner has let this worker serve yet."""
+        return self._serving is not None
+
+    def versions(self) -> list[Manifest]:
+        """Return the manifests of all versions in the store, oldest first; unreadable ones are left out."""
+        return stored_versions(Path(self._options.store) / self._options.model)
+
+    async def state(self) -> State:
+        """Return what serves here and what should; without the owner nothing is known of the latter."""
+        try:
+            answer = await self._ask(GetState())
+        except UnavailableError as error:
+            return State(self.serving.name, None, None, error.detail)
+        assert isinstance(answer, StateIs)
+        return State(self.serving.name, answer.active, answer.previous, answer.problem)
+
+    async def promote(self, name: str) -> None:
+        """Let the owner make a version active; every worker serves it then.
+
+        Raises
+        ------
+        RequestError
+            It cannot serve, another swap is under way, or the owner is away.
+        """
+        await self._ask(Promote(name))
+
+    async def rollback(self) -> None:
+        """Let the owner make the version active again that was so before; raises RequestError."""
+        await self._ask(Rollback())
+
+    async def last_seen(self, item_id: int) -> bytes | None:
+        """Return an item as the owner last saw it; raises UnavailableError where it is away."""
+        answer = await self._ask(GetItem(item_id))
+        assert isinstance(answer, ItemIs)
+        return answer.value
+
+    async def start(self) -> None:
+        """Return once a version serves; raises NoVersionError where that fails here."""
+        await self._started
+
+    async def follow(self) -> None:
+        """Do what owners say, one after the other, until cancelled."""
+        while True:
+            self._owner = owner = await self._connect()
+            try:
+                await owner.channel.wait_closed()
+            finally:
+                owner.channel.close()
+            if owner.is_there:
+                _log.warning("the catalogue is not followed, its owner is gone; what is known of it serves on")
+
+    async def _connect(self) -> _Owner:
+        line, owners_line = pair()
+        with owners_line:
+            while True:
+                try:
+                    socket.send_fds(self._owners, [b"worker"], [owners_line.fileno()])
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(_TRY_AGAIN_S)
+        return _Owner(line, self._take)
+
+    async def _ask(self, message: Message) -> Message:
+        if self._owner is None or not self._owner.is_there or self._owner.channel.is_closed:
+            raise UnavailableError(f"{_BEING_REPLACED}; try again")
+        try:
+            return await self._owner.channel.ask(message)
+        except ClosedError:
+            raise UnavailableError(f"{_BEING_REPLACED}, perhaps after it did this; look and try again") from None
+
+    async def _take(self, owner: _Owner, message: Message, descriptors: list[int]) -> Message:
+        owner.is_there = True
+        try:
+            if isinstance(message, Open):
+                await self._open(owner, message, descriptors)
+            elif isinstance(message, Show) and message.version in owner.versions:
+                owner.versions[message.version].rows.show(message.number, message.view, descriptors)
+            elif isinstance(message, Serve):
+                self._serve(owner.versions[message.version])
+            elif isinstance(message, Forget):
+                owner.versions.pop(message.version, None)
+        finally:
+            close_all(descriptors)
+        return Done()
+
+    async def _open(self, owner: _Owner, message: Open, descriptors: list[int]) -> None:
+        mapping, name = Mapping(), message.version
+        arrays = mapping.take(message.view, descriptors)
+        golden = Mapping().take(message.golden, descriptors)
+        try:
+            with or_refused(name, self._options):
+                scorer = await self._scorer(name, golden)
+                rows = self._rows(owner, scorer, message, arrays, mapping)
+                version = MappedVersion(name, scorer, rows)
+                await asyncio.to_thread(warm_up, version)
+        except (RequestError, ScoringError) as error:
+            if not self.is_serving and not self._started.done():
+                self._started.set_exception(NoVersionError(f"version {name} cannot be served by a worker: {error}"))
+            raise
+        owner.versions[name] = version
+
+    async def _scorer(self, name: str, golden: Sequence[NDArray[Any]]) -> Scorer:
+        """Open a version, or take the scorer that is open: a new owner shows what the one before showed."""
+        if self._serving is not None and self._serving.name == name:
+            return self._serving.scorer
+        bundle = await asyncio.to_thread(read_version, name, self._options)
+        scorer = await asyncio.to_thread(open_scorer, bundle, self._options, encodes=False)
+        await asyncio.to_thread(scorer.verify, Tables.of_arrays(bundle.manifest.tables, golden))
+        return scorer
+
+    def _rows(
+        self, owner: _Owner, scorer: Scorer, message: Open, arrays: Sequence[NDArray[Any]], mapping: Mapping
+    ) -> MappedRows:
+        loop = asyncio.get_running_loop()
+
+        def released(number: int) -> None:
+            # From a scoring thread, which may outlive the loop.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(owner.channel.tell, Released(message.version, number))
+
+        specs, history_length = scorer.bundle.manifest.tables, scorer.features.history_length
+        return MappedRows(specs, history_length, message.number, arrays, mapping, self._board, released)
+
+    def _serve(self, version: MappedVersion) -> None:
+        self._serving = version
+        scorer = version.scorer
+        self._metrics.serving(scorer.bundle.manifest.model, version.name, scorer.provider, scorer.kernels)
+        _log.info("version serves", version=version.name, num_items=len(version.rows))
+        if not self._started.done():
+            self._started.set_result(None)

@@ -1,0 +1,149 @@
+"""One worker as the owner of the catalogue sees it."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import struct
+from collections.abc import Sequence
+
+import structlog
+
+from scoring.memory import SharedMemory
+from scoring.tables import Tables
+from service.channel import Channel, ClosedError, Handle
+from service.errors import RequestError
+from service.messages import Forget, Message, Open, Released, Serve
+from service.showing import Showing
+from service.version import LoadedVersion
+
+_WINDOW_S = 10.0
+_ANSWER_WINDOWS = 3
+_OPEN_WINDOWS = 30
+"""A worker that takes this many windows for an answer hangs. Counted in windows, so that a machine that slept for an
+hour does not count as one that waited for an hour."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Link:
+    """What a worker was told, and what it holds.
+
+    Parameters
+    ----------
+    line
+        Leads to the worker, which made it.
+    memory
+        What tables lie in.
+    handle
+        Takes what the worker asks for.
+    """
+
+    def __init__(self, line: socket.socket, memory: SharedMemory, handle: Handle) -> None:
+        self.pid = _maker(line)
+        self.serving: LoadedVersion | None = None
+        self.bringing = asyncio.Lock()
+        self._numbers = itertools.count(1)
+        self._memory, self._handle = memory, handle
+        self._channel = Channel(line, self._take)
+        self._showings: dict[str, Showing] = {}
+        self._opening: dict[str, asyncio.Task[None]] = {}
+
+    async def open(self, version: LoadedVersion, golden: Tables) -> None:
+        """Let the worker open a version; once is enough, however often it is called.
+
+        Raises
+        ------
+        RequestError
+            It cannot.
+        ClosedError
+            It is gone.
+        """
+        name = version.name
+        if name not in self._opening:
+            showing = self._showings[name] = Showing(
+                version, golden, self._memory, self._numbers, self._ask_with_parts
+            )
+            self._opening[name] = asyncio.create_task(showing.open(), name=f"open {name} in {self.pid}")
+        try:
+            await asyncio.shield(self._opening[name])
+        except BaseException:
+            if name in self._opening and self._opening[name].done():
+                self._drop(name)
+            raise
+
+    async def serve(self, version: LoadedVersion) -> None:
+        """Let the worker answer with a version that it has opened; returns once it does."""
+        await self._ask(Serve(version.name))
+        self.serving = version
+
+    def changed(self, version: LoadedVersion) -> None:
+        """Note that the rows of a version have a newer state."""
+        if version.name in self._showings:
+            self._showings[version.name].changed()
+
+    def forget(self, version: LoadedVersion) -> None:
+        """Let the worker forget a version that nobody writes to any more."""
+        if version.name in self._showings:
+            self._drop(version.name)
+            self._channel.tell(Forget(version.name))
+
+    async def wait_closed(self) -> None:
+        """Return once the worker is gone; what it held is given back then."""
+        await self._channel.wait_closed()
+        for showing in self._showings.values():
+            showing.close()
+        self._showings.clear()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
+
+    def _drop(self, name: str) -> None:
+        self._showings.pop(name).end()
+        self._opening.pop(name).cancel()
+
+    async def _take(self, message: Message, descriptors: list[int]) -> Message | None:
+        if isinstance(message, Released):
+            if message.version in self._showings:
+                self._showings[message.version].released(message.number)
+            return None
+        return await self._handle(message, descriptors)
+
+    async def _ask_with_parts(self, message: Message, descriptors: Sequence[int]) -> Message:
+        if isinstance(message, Open):
+            return await self._ask(message, descriptors, _OPEN_WINDOWS)
+        try:
+            return await self._ask(message, descriptors)
+        except RequestError as error:
+            self._kill(f"cannot follow the catalogue: {error.detail}")
+            raise ClosedError from error
+
+    async def _ask(
+        self, message: Message, descriptors: Sequence[int] = (), num_windows: int = _ANSWER_WINDOWS
+    ) -> Message:
+        asking = asyncio.create_task(self._channel.ask(message, descriptors))
+        try:
+            for _ in range(num_windows):
+                await asyncio.wait([asking], timeout=_WINDOW_S)
+                if asking.done():
+                    return asking.result()
+        finally:
+            asking.cancel()
+        self._kill(f"does not answer to {type(message).__name__}")
+        raise ClosedError
+
+    def _kill(self, reason: str) -> None:
+        """End a worker that cannot be talked to: while it lives, nothing that it may read can be written again."""
+        _log.error("a worker is killed", pid=self.pid, reason=reason)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _maker(line: socket.socket) -> int:
+    """Return the process that made a pair of sockets."""
+    credentials = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid
