@@ -328,6 +328,16 @@ def rollback(model: Model = "qin", url: Url = DEFAULT_URL, key: AdminKey = None)
         _print_json(client.rollback(model).models[0])
 
 
+@app.command(epilog="Example: `qin accept-loss`")
+def accept_loss(url: Url = DEFAULT_URL, key: AdminKey = None) -> None:
+    """Say that items which Redis lost are gone for good."""
+    from contract.client import Client
+
+    with Client(url, key) as client:
+        client.accept_loss()
+    out.print("every replica forgets what Redis lost, within a second")
+
+
 @app.command(epilog="Example: `qin demo`")
 def demo() -> None:
     """Train, serve, rank and swap on generated data, in under three minutes."""

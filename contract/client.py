@@ -115,6 +115,10 @@ class Client:
         """Delete an item."""
         self._send("DELETE", f"/v1/items/{item_id}")
 
+    def accept_loss(self) -> None:
+        """Say that items which Redis lost, and which replicas still rank, are gone for good."""
+        self._send("POST", "/v1/items/accept-loss")
+
     def models(self) -> Models:
         """Return what serves and what else is in the store."""
         return _decoded(self._send("GET", "/v1/models"), Models)

@@ -53,7 +53,8 @@ def assemble(view: View, requests: Sequence[RankRequest], histories: Sequence[ND
 def _without_rows(history: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the items of a history's last H that have no row; 0 is padding and no item."""
     last = history[-len(rows) :]
-    return last[(rows[len(rows) - len(last) :] == 0) & (last != 0)]
+    without: NDArray[np.int64] = last[(rows[len(rows) - len(last) :] == 0) & (last != 0)]
+    return without
 
 
 def plan_runs(lengths: Sequence[int]) -> list[list[int]]:

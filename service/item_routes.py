@@ -39,6 +39,15 @@ async def post_items(request: Request) -> Response:
     return Response(msgspec.json.encode(result), media_type="application/json")
 
 
+@router.post("/accept-loss", status_code=204, dependencies=[Depends(require_admin)])
+async def accept_loss(request: Request) -> Response:
+    """Say that items which Redis lost are gone for good: every replica forgets them and is degraded no more."""
+    replica: Replica = request.app.state.replica
+    with or_unavailable("the loss was not accepted"):
+        await replica.items.accept_loss()
+    return Response(status_code=204)
+
+
 @router.get("/{item_id}", openapi_extra=openapi.answers_item)
 async def get_item(item_id: PathId, request: Request) -> Response:
     """Return an item as it is stored, or as it was last seen while Redis is away."""

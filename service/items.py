@@ -84,7 +84,7 @@ class Items:
         """Delete items; ids that are not there are logged all the same, so that every mirror forgets them."""
         await self.write(item_ids, [b""] * len(item_ids))
 
-    async def accept(self) -> None:
+    async def accept_loss(self) -> None:
         """Tell every mirror that items which Redis lacks are gone for good, though nobody deleted them."""
         pipeline = self.redis.pipeline()
         for bucket in range(NUM_BUCKETS):

@@ -27,6 +27,9 @@ from service.version import LoadedVersion
 _LOW_PRIORITY = 10
 """Low enough to yield the cores to requests, high enough not to starve while it holds the interpreter's lock."""
 
+_LOOK_AT = 10_000
+"""Stored items whose layout a version is checked against."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -69,13 +72,14 @@ class Loader:
 
     async def _load(self, name: str, serving: LoadedVersion | None) -> LoadedVersion:
         bundle = await asyncio.to_thread(read_version, name, self._options)
-        await asyncio.to_thread(check_fits, bundle.manifest.features, self._mirror.snapshot()[1], serving)
+        sample = [self._mirror.get(item_id) or b"" for item_id in self._mirror.some(_LOOK_AT)]
+        await asyncio.to_thread(check_fits, bundle.manifest.features, sample, serving)
         # Not in the encoding thread: the threads that a session starts inherit the priority of the one that opens it.
         scorer = await asyncio.to_thread(open_scorer, bundle, self._options)
         await asyncio.to_thread(scorer.verify)
         version = LoadedVersion(scorer, self._mirror)
         try:
-            await version.fill(self._encoding)
+            await version.fill(self._encoding, serving)
             version.follow(self._following)
             await asyncio.to_thread(warm_up, version)
         except BaseException:

@@ -11,6 +11,7 @@ from service.board import Board, ProcessCollector
 
 _LATENCIES = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
 _SWAPS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+HOT_ITEM_EVENTS = ("hit", "missed", "admitted", "unread", "evicted")
 
 
 class Metrics:
@@ -38,6 +39,14 @@ class Metrics:
             "qin_swap_seconds", "Time to make a version ready", registry=registry, buckets=_SWAPS
         )
         self.swap_failures = Counter("qin_swap_failures", "Versions that could not be made ready", registry=registry)
+        hot_items = Counter(
+            "qin_hot_items",
+            "With a mirror_capacity: items of ranks that were in memory (hit) or not (missed), read in (admitted), "
+            "not read in time (unread), or put out of memory (evicted)",
+            ["event"],
+            registry=registry,
+        )
+        self._hot_items = {event: hot_items.labels(event) for event in HOT_ITEM_EVENTS}
         self._gauges = registry = CollectorRegistry()
         self._serving = Gauge(
             "qin_serving", "1 for the version that serves", ["model", "version", "provider"], registry=registry
@@ -65,6 +74,10 @@ class Metrics:
         self._op.clear()
         for op, runs_by in kernels.items():
             self._op.labels(op, "body" if runs_by == BODY else runs_by).set(1)
+
+    def count_hot_items(self, event: str, num_items: int) -> None:
+        """Count what happens to items where the mirror has a capacity; the events are `HOT_ITEM_EVENTS`."""
+        self._hot_items[event].inc(num_items)
 
     def count_items(self, num_items: Callable[[], int]) -> None:
         """Take the number of items from `num_items` whenever the metrics are read."""

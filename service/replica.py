@@ -15,13 +15,14 @@ from service.audience import Audience
 from service.auth import AdminGate
 from service.embedded import EmbeddedValkey
 from service.errors import RedisAbsentError, StartError
+from service.hot_set import HotSet
 from service.items import Items
 from service.loader import Loader, LoadOptions
 from service.metrics import Metrics
 from service.mirror import Mirror
 from service.ranker import Ranker
 from service.registry import Registry
-from service.serving import Catalogue, Versions
+from service.serving import Catalogue, HotItems, Versions
 from service.settings import Settings, read_admin_key
 from service.users import Histories
 
@@ -69,7 +70,11 @@ async def open_replica(settings: Settings) -> AsyncIterator[Replica]:
         async def last_seen(item_id: int) -> bytes | None:
             return mirror.get(item_id)
 
-        yield assemble(settings, gate, redis, mirror, registry, metrics, last_seen, stack)
+        hot_set = None
+        if mirror.capacity is not None:
+            hot_set = HotSet(mirror, Items(redis), settings.item_timeout_ms, metrics.count_hot_items)
+            stack.push_async_callback(hot_set.aclose)
+        yield assemble(settings, gate, redis, mirror, registry, metrics, last_seen, stack, hot_set)
 
 
 async def open_catalogue(
@@ -96,7 +101,7 @@ async def open_catalogue(
         Redis is not there, or nothing can be served.
     """
     # The mirror's client waits for news in every command, so its time-out lies above that wait.
-    mirror = Mirror(await connected(url, settings.redis_timeout_s + 1, stack))
+    mirror = Mirror(await connected(url, settings.redis_timeout_s + 1, stack), settings.mirror_capacity)
     loader = Loader(load_options(settings, zeros), mirror)
     stack.callback(loader.close)
     active = ActiveVersion(redis, settings.model)
@@ -119,13 +124,14 @@ def assemble(
     metrics: Metrics,
     last_seen: Callable[[int], Awaitable[bytes | None]],
     stack: contextlib.AsyncExitStack,
+    hot_set: HotItems | None = None,
 ) -> Replica:
     """Return what the routes work with, once a version serves."""
     metrics.count_items(mirror.__len__)
     metrics.count_unknown_tags(lambda: registry.serving.rows.num_unknown_tags)
     length = max(settings.stored_history_length, registry.serving.scorer.features.history_length)
     histories = Histories(redis, length)
-    ranker = Ranker(registry, histories, mirror, settings.history_timeout_ms)
+    ranker = Ranker(registry, histories, mirror, settings.history_timeout_ms, hot_set)
     stack.push_async_callback(ranker.aclose)
     metrics.watch_histories(lambda: ranker.history_reader.num_open)
     return Replica(settings, gate, Items(redis), histories, mirror, registry, ranker, metrics, last_seen)
@@ -148,7 +154,9 @@ async def _redis_url(settings: Settings, stack: contextlib.AsyncExitStack) -> st
         return settings.redis_url.get_secret_value()
     starting = asyncio.create_task(asyncio.to_thread(EmbeddedValkey.start, settings.data_dir))
     stack.push_async_callback(_stop, starting)
-    return (await asyncio.shield(starting)).url
+    valkey = await asyncio.shield(starting)
+    stack.push_async_callback(cancel, asyncio.create_task(valkey.keep()))
+    return valkey.url
 
 
 async def _stop(starting: "asyncio.Task[EmbeddedValkey]") -> None:

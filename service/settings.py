@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.bundle import BundleError, check_name
@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     max_users: int = Field(default=256, ge=1, description="of one request body")
     max_body_bytes: int = Field(default=2**20, ge=1024, description="of a body, or of a line in bulk")
     history_timeout_ms: float = Field(default=20, gt=0, description="how long a rank waits for a history")
+    mirror_capacity: int | None = Field(default=None, ge=2, description="items held in memory; none holds all")
+    item_timeout_ms: float = Field(
+        default=20, gt=0, description="how long a rank waits for items that are not in memory"
+    )
     stored_history_length: int = Field(
         default=64, ge=1, description="ids kept of each user, if the model needs no more"
     )
@@ -58,6 +62,15 @@ class Settings(BaseSettings):
             return check_name(model)
         except BundleError as error:
             raise ValueError(str(error)) from error
+
+    @field_validator("mirror_capacity")
+    @classmethod
+    def _holds_what_one_request_ranks(cls, capacity: int | None, others: ValidationInfo) -> int | None:
+        if capacity is not None and capacity < 2 * others.data.get("max_candidates", 0):
+            raise ValueError("must be at least twice max_candidates, or one request puts out what another needs")
+        if capacity is not None and others.data.get("workers", 1) > 1:
+            raise ValueError("needs workers = 1")
+        return capacity
 
     @property
     def on_loopback(self) -> bool:

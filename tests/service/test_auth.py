@@ -16,6 +16,7 @@ WRITES = [
     ("PUT", "/v1/items/1"),
     ("POST", "/v1/items"),
     ("DELETE", "/v1/items/1"),
+    ("POST", "/v1/items/accept-loss"),
     ("GET", "/v1/models"),
     ("POST", "/v1/models/qin/promote"),
     ("POST", "/v1/models/qin/rollback"),

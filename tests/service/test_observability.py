@@ -62,7 +62,9 @@ def test_the_openapi_document_describes_every_route(service: Running):
         for method, operation in methods.items():
             if path.startswith("/v1"):
                 assert "application/problem+json" in operation["responses"]["default"]["content"]
-                assert (method in ("post", "put")) <= ("requestBody" in operation or path.endswith("rollback"))
+                assert (method in ("post", "put")) <= (
+                    "requestBody" in operation or path.endswith(("rollback", "accept-loss"))
+                )
 
 
 def test_the_examples_are_accepted(service: Running):

@@ -1,0 +1,129 @@
+"""The hot part of a catalogue that is larger than the mirror: read in when a rank misses it, put out when unused."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from functools import partial
+
+import numpy as np
+import structlog
+
+from service.batch import Batch
+from service.breaker import Breaker
+from service.items import Items
+from service.mirror import Mirror
+from service.serving import ServingVersion
+from service.timed import REDIS_ERRORS
+from service.version import LoadedVersion
+
+_EVICT_SHARE = 64
+"""At least so small a share of the capacity is put out at once: choosing looks at the last use of every item."""
+_READ_AGAIN = 3
+
+_log = structlog.get_logger(__name__)
+
+Count = Callable[[str, int], None]
+"""Told how many items were `hit`, `missed`, `admitted`, `evicted` or, for Redis did not answer in time, `unread`."""
+
+
+class HotSet:
+    """Admits items that ranks ask for into a capped mirror, and evicts those that were not ranked the longest.
+
+    Parameters
+    ----------
+    mirror
+        A mirror with a capacity.
+    items
+        Reads them, by another client than the mirror's own, whose time-out is longer.
+    timeout_ms
+        How long a rank waits for Redis.
+    count
+        Is told what happens.
+    """
+
+    def __init__(self, mirror: Mirror, items: Items, timeout_ms: float, count: Count) -> None:
+        assert mirror.capacity is not None
+        self._mirror, self._items, self._misses = mirror, items, mirror.misses
+        self._capacity, self._count = mirror.capacity, count
+        self._breaker = Breaker("items that are not mirrored", timeout_ms / 1000)
+        self._admitting = asyncio.Lock()
+
+    async def aclose(self) -> None:
+        """End whatever waits for Redis to come back."""
+        await self._breaker.aclose()
+
+    def missing(self, version: ServingVersion, batch: Batch) -> dict[int, set[int]]:
+        """Return, by position of the user, which items are not mirrored though Redis may hold them.
+
+        Notes that the others are used. It may be called from any thread.
+        """
+        assert isinstance(version, LoadedVersion)
+        assert version.recency is not None
+        version.recency.touch(batch.candidate_rows, batch.history_rows)
+        readable = {user: set(filter(self._may_be_read, ids.tolist())) for user, ids in batch.missing.items()}
+        missing = {user: ids for user, ids in readable.items() if ids}
+        if not missing:
+            self._count("hit", int(np.count_nonzero(batch.candidate_rows) + np.count_nonzero(batch.history_rows)))
+        return missing
+
+    def _may_be_read(self, item_id: int) -> bool:
+        """Whether Redis may hold an item that has no row, and not because the model cannot read it."""
+        return not self._misses.is_absent(item_id) and self._mirror.get(item_id) is None
+
+    async def admit(self, version: ServingVersion, item_ids: Collection[int]) -> None:
+        """Read items in one round trip and make them ready to rank with, as far as that succeeds in time.
+
+        Items that another rank is reading are waited for. No more than half the capacity is admitted for one rank.
+        """
+        assert isinstance(version, LoadedVersion)
+        wanted = list(item_ids)[: max(1, self._capacity // 2)]
+        self._count("missed", len(wanted))
+        readers = {reader for item_id in wanted if (reader := self._misses.reader(item_id))}
+        if mine := [item_id for item_id in wanted if self._misses.reader(item_id) is None]:
+            reader = asyncio.create_task(self._read_in(version, mine))
+            self._misses.begin(mine, reader)
+            readers.add(reader)
+        await asyncio.wait(readers)
+
+    async def _read_in(self, version: LoadedVersion, item_ids: list[int]) -> None:
+        try:
+            values = await self._breaker.call(partial(self._read_fresh, set(item_ids)))
+            async with self._admitting:
+                evicted = await self._make_room(version, len(values))
+                # Nothing is awaited from here until the values are held: what is written later comes by the log.
+                for item_id in self._misses.take_stale(set(item_ids)):
+                    values.pop(item_id, None)
+                present = {item_id: value for item_id, value in values.items() if value is not None}
+                self._mirror.admit(present)
+                self._misses.remember_absent(values.keys() - present.keys())
+            self._count("admitted", len(present))
+            # The evicted first: the rows that they leave are needed.
+            await version.write_now([*evicted, *present])
+        except REDIS_ERRORS:
+            # Whoever waits sees that the items are still missing, and says so in its answer.
+            self._count("unread", len(item_ids))
+        except Exception:
+            _log.exception("items could not be admitted", num_items=len(item_ids))
+        finally:
+            self._misses.end(item_ids)
+
+    async def _read_fresh(self, item_ids: set[int]) -> dict[int, bytes | None]:
+        """Read items, and those once more that are written meanwhile."""
+        values = await self._items.read(item_ids)
+        for _ in range(_READ_AGAIN):
+            if not (again := self._misses.take_stale(item_ids)):
+                break
+            values.update(await self._items.read(again))
+        return values
+
+    async def _make_room(self, version: LoadedVersion, num_items: int) -> list[int]:
+        """Evict as many items as are too many once so many others come, and return them."""
+        too_many = len(self._mirror) + num_items - self._capacity
+        if too_many <= 0:
+            return []
+        count = max(too_many, self._capacity // _EVICT_SHARE)
+        evicted = self._mirror.evict(await version.least_recent(count))
+        if len(evicted) < too_many:
+            # All that is left are items that this model cannot read: none of them was ever ranked.
+            evicted += self._mirror.evict(self._mirror.some(too_many - len(evicted)))
+        self._count("evicted", len(evicted))
+        return evicted
