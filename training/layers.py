@@ -1,26 +1,16 @@
 """The layers of QIN (arXiv 2504.17699), as the authors' published code computes them.
 
-Shapes: B rows, H history length, D item width, X input width, R rows of a quadratic layer, n history items in
-the batch once padding is dropped.
+Shapes: B rows, H history length, D item width, X input width, R rows of a quadratic layer, U distinct items
+of the batch, n its history items once padding is dropped.
 """
 
 import math
-from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, slots=True)
-class RaggedHistory:
-    """The real items of a batch's histories as one flat list; padding is not stored.
-
-    A padded slot has a score of zero whatever it holds, so dropping it changes nothing.
-    """
-
-    item: Tensor  # (n,) row of each history item in the batch's item vectors
-    owner: Tensor  # (n,) ascending: the batch row that each item belongs to
-    offsets: Tensor  # (B,) where each batch row's items begin
+from training.dropped import dropped_sum
+from training.products import linear
+from training.ragged import RaggedHistory, attend, attention_weights
 
 
 class SparseTargetAttention(nn.Module):
@@ -39,19 +29,19 @@ class SparseTargetAttention(nn.Module):
         self.value = nn.Linear(width, 2 * width, bias=False)
         self.output = nn.Linear(2 * width, width, bias=False)
 
-    def weights(self, target_BD: Tensor, vectors: Tensor, history: RaggedHistory) -> Tensor:
-        """Return (n,) how much each history item counts for its row's target; at least 0, not normalised."""
+    def _direction(self, target_BD: Tensor) -> Tensor:
+        """Return (B, D) what a history item's vector is multiplied by, to give its score for the row's target."""
         scale = 1 / math.sqrt(self.query.out_features)
-        direction_BD = F.linear(self.query(target_BD), self.key.weight.T) * scale
-        direction_nD = F.embedding(history.owner, direction_BD)
-        return F.relu((direction_nD * F.embedding(history.item, vectors)).sum(-1))
+        return linear(linear(target_BD, self.query.weight), self.key.weight.T) * scale
 
-    def forward(self, target_BD: Tensor, vectors: Tensor, history: RaggedHistory) -> Tensor:
+    def weights(self, target_BD: Tensor, vectors_UD: Tensor, history: RaggedHistory) -> Tensor:
+        """Return (n,) how much each history item counts for its row's target; at least 0, not normalised."""
+        return attention_weights(self._direction(target_BD), vectors_UD, history)
+
+    def forward(self, target_BD: Tensor, vectors_UD: Tensor, history: RaggedHistory) -> Tensor:
         """Return (B, D) the pooled history plus the target; exactly the target where the history is empty."""
-        weights_n = self.weights(target_BD, vectors, history)
-        pooled_BD = F.embedding_bag(history.item, vectors, history.offsets, mode="sum", per_sample_weights=weights_n)
-        mapped_BD: Tensor = self.output(self.value(pooled_BD))
-        return mapped_BD + target_BD
+        pooled_BD = attend(self._direction(target_BD), vectors_UD, history)
+        return linear(linear(pooled_BD, self.value.weight), self.output.weight) + target_BD
 
 
 class QuadraticLayer(nn.Module):
@@ -69,22 +59,16 @@ class QuadraticLayer(nn.Module):
         """Return (B, X) the quadratic term before normalisation."""
         if not (self.training and self.dropout.p):
             return x_BX * self._collapsed(x_BX)
-        h_BRX: Tensor = self.dropout(self.linear(x_BX)).view(len(x_BX), self.num_rows, -1)
-        return x_BX * h_BRX.sum(-2)
+        h_BRX = linear(x_BX, self.linear.weight, self.linear.bias).view(len(x_BX), self.num_rows, -1)
+        return x_BX * dropped_sum(h_BRX, self.dropout.p)
 
     def _collapsed(self, x_BX: Tensor) -> Tensor:
         """Return (B, X) the sum over r of h_r as one product: without dropout the rows are one linear map."""
         weight_RXX = self.linear.weight.view(self.num_rows, -1, x_BX.shape[-1])
         bias_RX = self.linear.bias.view(self.num_rows, -1)
-        return F.linear(x_BX, weight_RXX.sum(0), bias_RX.sum(0))
+        return linear(x_BX, weight_RXX.sum(0), bias_RX.sum(0))
 
     def forward(self, x_BX: Tensor) -> Tensor:
         """Return (B, X) the layer's output."""
         change_BX: Tensor = self.dropout(self.activation(self.norm(self.product(x_BX))))
         return x_BX + change_BX
-
-
-def masked_mean(tags_nTE: Tensor) -> Tensor:
-    """Return (n, E) the mean over the slots whose embedding is not the zero vector; zero where there are none."""
-    count_n1 = (tags_nTE != 0).any(-1).sum(-1, keepdim=True, dtype=tags_nTE.dtype)
-    return tags_nTE.sum(-2) / (count_n1 + 1e-12)

@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from contract.schema import Schema
-from training.layers import QuadraticLayer, RaggedHistory, SparseTargetAttention, masked_mean
+from training.layers import QuadraticLayer, SparseTargetAttention
+from training.products import linear
+from training.ragged import RaggedHistory
+from training.tags import mean_of_tags
 
 
 class ModelConfig(BaseModel):
@@ -111,8 +114,8 @@ class QIN(nn.Module):
         return torch.cat(
             [
                 self.item_embedding(items.vocabulary_row[rows]),
-                masked_mean(self.tag_embedding(items.tags[rows])),
-                self.projection(items.embedding[rows]),
+                mean_of_tags(self.tag_embedding.weight, items.tags[rows]),
+                linear(items.embedding[rows], self.projection.weight),
             ],
             dim=-1,
         )

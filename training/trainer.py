@@ -15,6 +15,7 @@ from training.device import resolve_device
 from training.errors import CheckpointError, DataError, DivergenceError, RecipeError
 from training.evaluate import predict
 from training.journal import EpochRecord, Journal, read_journal
+from training.memory import keep_freed_memory
 from training.metrics import auc, log_loss
 from training.model import QIN
 from training.plateau import Plateau
@@ -88,6 +89,8 @@ class Run:
         _check_batches(len(dataset.train), recipe)
         self.dataset, self.out, self.recipe = dataset, out, recipe
         self.device = resolve_device(recipe.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if recipe.num_threads:
             torch.set_num_threads(recipe.num_threads)
         self.items = dataset.catalogue.items.to(self.device)

@@ -5,7 +5,6 @@ import torch
 
 from contract.schema import Schema
 from tests.training.oracle import Oracle, load_oracle
-from training.layers import masked_mean
 from training.model import QIN, ModelConfig
 
 
@@ -45,13 +44,6 @@ def test_row_numbers_may_be_int32_or_int64(oracle: Oracle) -> None:
     wide = oracle.batch._replace(history=oracle.batch.history.long(), levels=oracle.batch.levels.long())
     compact = oracle.batch._replace(history=oracle.batch.history.int(), levels=oracle.batch.levels.int())
     assert torch.equal(oracle.model(oracle.items, wide), oracle.model(oracle.items, compact))
-
-
-def test_the_mean_of_tags_is_over_tags_that_are_there() -> None:
-    """A repeated tag counts twice, padding not at all, and no tag at all gives zero and not NaN."""
-    a, b, none = torch.tensor([2.0, 4.0]), torch.tensor([8.0, 0.0]), torch.zeros(2)
-    slots = torch.stack([torch.stack([a, a, b]), torch.stack([none, a, none]), torch.stack([none, none, none])])
-    torch.testing.assert_close(masked_mean(slots), torch.tensor([[4.0, 8 / 3], [2.0, 4.0], [0.0, 0.0]]))
 
 
 def test_dropout_acts_in_training_only() -> None:
