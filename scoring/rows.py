@@ -45,7 +45,7 @@ class ItemRows:
         )
         self._free = deque(range(1, num_rows))
         self._free_lock = threading.Lock()
-        self._views = Views(first, self._reclaim)
+        self._views = Views(first, _giving_back(self._free, self._free_lock))
         self._listeners: list[Callable[[], object]] = []
 
     def __len__(self) -> int:
@@ -138,7 +138,15 @@ class ItemRows:
         for listener in self._listeners:
             listener()
 
-    def _reclaim(self, view: View) -> None:
-        """Free the rows that only a state which nobody can see any more led to."""
-        with self._free_lock:
-            self._free.extend(view._retired.tolist())
+
+def _giving_back(free: deque[int], lock: threading.Lock) -> Callable[[View], None]:
+    """Return what frees the rows that only a state which nobody can see any more led to.
+
+    It does not know the ItemRows: in a circle of references large tables would outlive their last user.
+    """
+
+    def give_back(view: View) -> None:
+        with lock:
+            free.extend(view._retired.tolist())
+
+    return give_back

@@ -72,7 +72,7 @@ class Views:
         It must be quick and take none of these views.
     """
 
-    def __init__(self, first: View, retire: Callable[[View], None]) -> None:
+    def __init__(self, first: View, retire: Callable[[View], object]) -> None:
         self.newest = first
         self._retire = retire
         self._views: deque[View] = deque([first])

@@ -21,6 +21,7 @@ from service.server import on_signals, run
 from service.worker import open_worker
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,6 +51,8 @@ def _become(name: str, family: Family, report: Report, parent: int) -> NoReturn:
     status = 1
     try:
         _end_with(parent)
+        # For `ps` and `top`; the kernel keeps 15 bytes.
+        _libc.prctl(_PR_SET_NAME, f"qin {name}".encode(), 0, 0, 0)
         # Whatever signals a terminal sends to all of its processes is for the supervisor to hear, and to pass on.
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -133,6 +133,7 @@ class Follower:
                 await owner.channel.wait_closed()
             finally:
                 owner.channel.close()
+                owner.versions.clear()
             if owner.is_there:
                 _log.warning("the catalogue is not followed, its owner is gone; what is known of it serves on")
 
@@ -172,10 +173,10 @@ class Follower:
 
     async def _open(self, owner: _Owner, message: Open, descriptors: list[int]) -> None:
         mapping, name = Mapping(), message.version
-        arrays = mapping.take(message.view, descriptors)
-        golden = Mapping().take(message.golden, descriptors)
         try:
             with or_refused(name, self._options):
+                arrays = mapping.take(message.view, descriptors)
+                golden = Mapping().take(message.golden, descriptors)
                 scorer = await self._scorer(name, golden)
                 rows = self._rows(owner, scorer, message, arrays, mapping)
                 version = MappedVersion(name, scorer, rows)
@@ -198,12 +199,12 @@ class Follower:
     def _rows(
         self, owner: _Owner, scorer: Scorer, message: Open, arrays: Sequence[NDArray[Any]], mapping: Mapping
     ) -> MappedRows:
-        loop = asyncio.get_running_loop()
+        loop, channel = asyncio.get_running_loop(), owner.channel
 
         def released(number: int) -> None:
             # From a scoring thread, which may outlive the loop.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(owner.channel.tell, Released(message.version, number))
+                loop.call_soon_threadsafe(channel.tell, Released(message.version, number))
 
         specs, history_length = scorer.bundle.manifest.tables, scorer.features.history_length
         return MappedRows(specs, history_length, message.number, arrays, mapping, self._board, released)

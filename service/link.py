@@ -79,10 +79,10 @@ class Link:
         await self._ask(Serve(version.name))
         self.serving = version
 
-    def changed(self, version: LoadedVersion) -> None:
+    def changed(self, name: str) -> None:
         """Note that the rows of a version have a newer state."""
-        if version.name in self._showings:
-            self._showings[version.name].changed()
+        if name in self._showings:
+            self._showings[name].changed()
 
     def forget(self, version: LoadedVersion) -> None:
         """Let the worker forget a version that nobody writes to any more."""

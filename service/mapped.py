@@ -1,5 +1,6 @@
 """One version in a worker: a scorer of its own, and rows that the owner of the catalogue keeps up to date."""
 
+import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +27,8 @@ class Mapping:
         """Return the arrays of a message; the descriptors of those that are new are taken off the list."""
         for part in parts:
             if part.is_new:
+                if not descriptors:
+                    raise OSError(errno.EMFILE, "shared memory did not arrive: too many open files")
                 self._arrays[part.number] = map_block(descriptors.pop(0), part.shape, part.dtype)
         self._arrays = {part.number: self._arrays[part.number] for part in parts}
         return list(self._arrays.values())
@@ -58,9 +61,10 @@ class MappedRows:
         board: Board,
         released: Callable[[int], object],
     ) -> None:
-        self._specs, self._mapping, self._board, self._released = specs, mapping, board, released
-        self._numbers = deque([number])
-        self._views = Views(View.of_arrays(specs, arrays, history_length), self._retire)
+        self._specs, self._mapping, self._board = specs, mapping, board
+        self._numbers = numbers = deque([number])
+        # It does not know this object: in a circle of references memory would outlive its last user.
+        self._views = Views(View.of_arrays(specs, arrays, history_length), lambda _: released(numbers.popleft()))
 
     def __len__(self) -> int:
         return len(self._views.newest.index)
@@ -80,9 +84,6 @@ class MappedRows:
         view = View.of_arrays(self._specs, self._mapping.take(parts, descriptors), newest.history_length)
         self._numbers.append(number)
         self._views.publish(view)
-
-    def _retire(self, _view: View) -> None:
-        self._released(self._numbers.popleft())
 
 
 @dataclass(frozen=True, slots=True)

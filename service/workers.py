@@ -77,16 +77,19 @@ class Workers:
             return
         self._golden[version.name] = await asyncio.to_thread(version.scorer.golden_tables)
 
+        name = version.name
+
         def note() -> None:
-            # In the thread that writes, which may outlive the loop.
+            # In the thread that writes, which may outlive the loop. It knows the version by name only: in a circle of
+            # references large tables would outlive their last user.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._changed, version)
+                self._loop.call_soon_threadsafe(self._changed, name)
 
         version.rows.subscribe(note)
 
-    def _changed(self, version: LoadedVersion) -> None:
+    def _changed(self, name: str) -> None:
         for link in self._links:
-            link.changed(version)
+            link.changed(name)
 
     async def _keep(self, link: Link) -> None:
         """Bring a new worker to what serves, and forget it when it is gone."""

@@ -1,4 +1,6 @@
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +198,18 @@ def test_a_level_that_the_model_lacks_counts_as_level_0(tmp_path: Path) -> None:
     rows.update(np.array([7]), records([1.0], levels=(9, 9)))
     with rows.view() as view:
         assert view.levels(view.rows(np.array([7]))).tolist() == [[0, 9]]
+
+
+def test_tables_end_with_their_last_user(scorer: Scorer) -> None:
+    """Nothing keeps the memory of rows that were forgotten until the collector of circles comes by."""
+    rows = ItemRows(scorer)
+    put(rows, {1: 1.0})
+    with rows.view() as view:
+        freed = weakref.ref(view.tables)
+    del view
+    gc.disable()
+    try:
+        del rows
+        assert freed() is None
+    finally:
+        gc.enable()
