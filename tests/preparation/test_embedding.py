@@ -87,6 +87,7 @@ def sentence_model(tmp_path: Path) -> str:
     return str(tmp_path / "model")
 
 
+@pytest.mark.filterwarnings("ignore")  # theirs are not ours to answer for
 def test_a_sentence_transformers_model_embeds_texts(sentence_model: str) -> None:
     """One by one as all at once, at length 1, nothing for no text."""
     vectors = encode_sentences(sentence_model, TEXTS)
@@ -96,6 +97,7 @@ def test_a_sentence_transformers_model_embeds_texts(sentence_model: str) -> None
     assert np.abs(embedder.embed([TEXTS[2]], [None])[0] - embedding[2]).max() < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore")  # theirs are not ours to answer for
 def test_images_are_embedded_by_open_clip(tmp_path: Path) -> None:
     """A model of random weights: same image, same vector; no image, no vector."""
     open_clip = pytest.importorskip("open_clip")
