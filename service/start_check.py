@@ -70,7 +70,9 @@ async def check(redis: TimedRedis, url: str, loading_s: float = _LOADING_S) -> N
         await _check_commands(redis, url, loading_s)
         await _check_eviction(redis, url)
     except AuthenticationError as error:
-        raise _absent(url, f"does not let this user in: {error}") from error
+        # What Redis says where a password is lacking is about the command that asked, which is ours to choose.
+        reason = "it wants a user and a password" if "HELLO" in str(error) else error
+        raise _absent(url, f"does not let this user in: {reason}") from error
     except REDIS_ERRORS as error:
         raise _absent(url, f"does not answer: {error or type(error).__name__}") from error
     except RedisAbsentError as error:

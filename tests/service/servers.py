@@ -146,9 +146,10 @@ class Replicated:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Masters that hold all slots in equal parts."""
+    """Masters that hold all slots in equal parts, and a replica of the first if there is one."""
 
     masters: tuple[Node, ...]
+    replica: Node | None = None
 
     @property
     def url(self) -> str:
@@ -220,25 +221,23 @@ def primary_with_replica(folder: Path, num_sentinels: int = 0) -> Iterator[Repli
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, num_masters: int = 3) -> Iterator[Cluster]:
-    """A Cluster of masters without replicas, all slots covered."""
+def cluster(folder: Path, num_masters: int = 3, with_replica: bool = False) -> Iterator[Cluster]:
+    """A Cluster of masters, all slots covered; where asked for, the first of them has a replica."""
     with contextlib.ExitStack() as stack:
-        buses = [free_port() for _ in range(num_masters)]
-        nodes = tuple(
-            stack.enter_context(
-                _started(
-                    Node(folder / f"node{i}", 'save ""', "appendonly yes", *_CLUSTER, f"cluster-port {buses[i]}")
-                )
-            )
-            for i in range(num_masters)
-        )
+        buses = [free_port() for _ in range(num_masters + with_replica)]
+        made = [Node(folder / f"node{i}", *_CLUSTER, f"cluster-port {bus}") for i, bus in enumerate(buses)]
+        nodes = [stack.enter_context(_started(node)) for node in made]
         bounds = [NUM_SLOTS * i // num_masters for i in range(num_masters + 1)]
         for i, node in enumerate(nodes):
-            node.command("CLUSTER", "ADDSLOTSRANGE", bounds[i], bounds[i + 1] - 1)
+            if i < num_masters:
+                node.command("CLUSTER", "ADDSLOTSRANGE", bounds[i], bounds[i + 1] - 1)
             node.command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
             nodes[0].command("CLUSTER", "MEET", HOST, node.port, buses[i])
-        wait_until(lambda: all(_is_whole(node, num_masters) for node in nodes), _START_S)
-        yield Cluster(nodes)
+        wait_until(lambda: all(_is_whole(node, len(nodes)) for node in nodes), _START_S)
+        if with_replica:
+            nodes[-1].command("CLUSTER", "REPLICATE", id_of(nodes[0]))
+            wait_until(lambda: info_of(nodes[-1], "replication").get("master_link_status") == "up", _START_S)
+        yield Cluster(tuple(nodes[:num_masters]), nodes[-1] if with_replica else None)
 
 
 def migrate_keys(slot: int, source: Node, target: Node) -> None:
@@ -268,7 +267,15 @@ def free_port() -> int:
 
 _NOBODY = ("user default off",)
 _REPLICATION = ("repl-diskless-sync-delay 0", "repl-ping-replica-period 1", "appendonly no")
-_CLUSTER = ("cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-node-timeout 2000")
+_CLUSTER = (
+    "cluster-enabled yes",
+    "cluster-config-file nodes.conf",
+    "cluster-node-timeout 2000",
+    "cluster-require-full-coverage no",
+    "repl-diskless-sync-delay 0",
+    "appendonly yes",
+    'save ""',
+)
 _SENTINEL = (
     f"sentinel down-after-milliseconds {SERVICE} 500",
     f"sentinel failover-timeout {SERVICE} 3000",
@@ -290,6 +297,6 @@ def _sees_all(sentinel: Node, num_sentinels: int) -> bool:
     return state.get("num-other-sentinels") == num_sentinels - 1 and state.get("num-slaves") == 1
 
 
-def _is_whole(node: Node, num_masters: int) -> bool:
+def _is_whole(node: Node, num_nodes: int) -> bool:
     state = dict(line.split(":", 1) for line in node.command("CLUSTER", "INFO").decode().split())
-    return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == num_masters
+    return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == num_nodes
