@@ -40,6 +40,9 @@ bench-kernels: $(READY) $(KERNELS) ## the ranker in every form, and the tower be
 chaos: $(READY) $(KERNELS) ## break Redis in every way under constant requests, and check every answer
 	$(BIN)/python -m tests.chaos
 
+bench-training: $(READY) ## training against the published order of computation
+	$(BIN)/python -m tests.bench.training
+
 kernels: $(READY) ## compile the fused kernels again
 	$(BUILD_KERNELS)
 	touch $(KERNELS)

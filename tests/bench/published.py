@@ -166,7 +166,9 @@ class PublishedTrainer:
 
     def loss(self, batch: PublishedBatch) -> Tensor:
         """Return cross-entropy on the probability plus the L2 term."""
-        return functional.binary_cross_entropy(self.model(batch), batch.label) + self.penalty()
+        probability_B = self.model(batch)
+        label_B = batch.label.to(probability_B.dtype)
+        return functional.binary_cross_entropy(probability_B, label_B) + self.penalty()
 
     def update(self) -> None:
         """Clip the gradients, and change the weights by them."""
