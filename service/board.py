@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -20,6 +21,9 @@ Fact = Literal[
 ]
 
 _FACTS = get_args(Fact)
+_MOST_SEATS = 257
+_NOBODY = np.iinfo(np.int64).max
+"""The number of connections at a seat where nobody accepts any."""
 
 
 class Board:
@@ -30,6 +34,8 @@ class Board:
 
     def __init__(self) -> None:
         self._numbers = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int64, len(_FACTS))
+        self._connections = np.frombuffer(mmap.mmap(-1, 8 * _MOST_SEATS), np.int64)
+        self._connections[:] = _NOBODY
 
     def __getitem__(self, fact: Fact) -> int:
         """Return a number as it is now."""
@@ -38,6 +44,35 @@ class Board:
     def __setitem__(self, fact: Fact, value: int) -> None:
         """Write a number."""
         self._numbers[_FACTS.index(fact)] = value
+
+    def seat(self, number: int) -> "Seat":
+        """Return the place of one of the processes that share a door; 256 have room, and numbers may start at 1."""
+        return Seat(self._connections, number)
+
+
+class Seat:
+    """How many connections a process has, and whether others have fewer."""
+
+    def __init__(self, connections: NDArray[np.int64], number: int) -> None:
+        self._connections, self._number = connections, number
+
+    @property
+    def num_connections(self) -> int:
+        """Of this process, as far as it has noted."""
+        return int(self._connections[self._number])
+
+    @num_connections.setter
+    def num_connections(self, count: int) -> None:
+        self._connections[self._number] = count
+
+    @property
+    def has_more_than_another(self) -> bool:
+        """Whether some other process that accepts connections has fewer."""
+        return self.num_connections > int(self._connections.min())
+
+    def leave(self) -> None:
+        """Note that nobody accepts connections here."""
+        self._connections[self._number] = _NOBODY
 
 
 class ProcessCollector(Collector):

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import structlog
 import uvloop
 
+from service.board import Seat
 from service.counters import count_in
 from service.errors import StartError
 from service.family import Family, Report
@@ -20,14 +21,25 @@ from service.owner import Owner
 from service.server import on_signals, run
 from service.worker import open_worker
 
+OWNER = "owner"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def worker_name(number: int) -> str:
+    """Return the name of a worker; numbers start at 1."""
+    return f"worker-{number}"
+
+
+def seat_of(name: str, family: Family) -> Seat:
+    """Return where a worker notes its connections."""
+    return family.board.seat(int(name.rpartition("-")[2]))
+
+
 def fork(name: str, family: Family) -> tuple[int, int]:
-    """Start the process `owner`, or a worker of another name; return its id and where its report can be read.
+    """Start the owner, or the worker of a name; return its id and where its report can be read.
 
     The child shares memory and descriptors, nothing else: it makes threads, loops, clients and sessions of its own.
     """
@@ -61,7 +73,7 @@ def _become(name: str, family: Family, report: Report, parent: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
         structlog.contextvars.bind_contextvars(process=name)
         count_in(family.counters, name)
-        status = _run(_own(family, report) if name == "owner" else _work(family, report), report)
+        status = _run(_own(family, report) if name == OWNER else _work(family, report, seat_of(name, family)), report)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -88,8 +100,8 @@ def _run(main: Coroutine[Any, Any, None], report: Report) -> int:
     return 0
 
 
-async def _work(family: Family, report: Report) -> None:
-    await run(open_worker(family), family.listener, report.ready)
+async def _work(family: Family, report: Report, seat: Seat) -> None:
+    await run(open_worker(family), family.listener, report.ready, seat)
 
 
 async def _own(family: Family, report: Report) -> None:

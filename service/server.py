@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -13,7 +14,9 @@ import uvloop
 from scoring.device import BODY
 from service import logs
 from service.app import create_app
+from service.board import Board, Seat
 from service.connection import without_secrets
+from service.door import Door
 from service.errors import StartError
 from service.replica import Replica, open_replica
 from service.settings import Settings, read_settings
@@ -54,7 +57,10 @@ async def _serve(settings: Settings) -> None:
 
 
 async def run(
-    opening: contextlib.AbstractAsyncContextManager[Replica], listener: socket.socket, ready: Callable[[str], object]
+    opening: contextlib.AbstractAsyncContextManager[Replica],
+    listener: socket.socket,
+    ready: Callable[[str], object],
+    seat: Seat | None = None,
 ) -> None:
     """Open a replica and serve with it until SIGTERM or SIGINT, which may come while it still opens.
 
@@ -66,6 +72,8 @@ async def run(
         A bound socket.
     ready
         Called with a line that says what is served, as soon as it is.
+    seat
+        Where the listener is shared, who else accepts connections.
     """
     this = asyncio.current_task()
     assert this is not None
@@ -76,7 +84,7 @@ async def run(
         except asyncio.CancelledError:
             return
         if not this.cancelling():
-            await Server(replica, ready).serve([listener])
+            await Server(replica, ready, seat).serve([listener])
 
 
 def say(line: str) -> None:
@@ -93,7 +101,7 @@ class Server(uvicorn.Server):
     a moment, and the connections that are left when nothing has been said on them for a moment.
     """
 
-    def __init__(self, replica: Replica, ready: Callable[[str], object] = say) -> None:
+    def __init__(self, replica: Replica, ready: Callable[[str], object] = say, seat: Seat | None = None) -> None:
         settings = replica.settings
         super().__init__(
             uvicorn.Config(
@@ -110,12 +118,29 @@ class Server(uvicorn.Server):
             )
         )
         self._replica, self._ready = replica, ready
+        self._seat = seat or Board().seat(0)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, and say so."""
-        await super().startup(sockets)
-        if self.started and sockets:
-            self._ready(_ready_line(self._replica, sockets[0]))
+        assert sockets is not None
+        await self.lifespan.startup()
+        self._seat.num_connections = 0
+        doors: list[Any] = [Door(listener, self.config.backlog, self._protocol, self._seat) for listener in sockets]
+        self.servers = doors
+        self.started = True
+        self._ready(_ready_line(self._replica, sockets[0]))
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
+
+    async def on_tick(self, counter: int) -> bool:
+        """Note how many connections are left, ten times a second."""
+        self._seat.num_connections = len(self.server_state.connections)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the door, then the connections, then wait for what is in flight."""
@@ -123,8 +148,10 @@ class Server(uvicorn.Server):
         self.config.encoded_headers.append(close)
         self.server_state.default_headers = [*self.server_state.default_headers, close]
         await self._lull()
-        for server in self.servers:
-            server.close()
+        for door in self.servers:
+            door.close()
+            await door.wait_closed()
+        self._seat.leave()
         for listener in sockets or []:
             listener.close()
         await self._lull()

@@ -22,7 +22,7 @@ import uvicorn.protocols.http.httptools_impl  # noqa: F401 - uvicorn would impor
 
 from service.board import Board
 from service.channel import pair
-from service.child import fork
+from service.child import OWNER, fork, seat_of, worker_name
 from service.cores import num_physical_cores
 from service.counters import shared_folder
 from service.embedded import EmbeddedValkey
@@ -31,9 +31,10 @@ from service.family import Family
 from service.server import bind, say
 from service.settings import Settings
 
-_OWNER = "owner"
 _STEADY_S = 10.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 5.0
+_LOOK_S = 0.25
+"""How often to see whether the embedded Valkey still runs."""
 _STOP_S = 10.0
 """How long a process may take to end, beside the grace for requests in flight, before it is killed."""
 
@@ -56,11 +57,11 @@ def supervise(settings: Settings) -> int:
         settings = settings.model_copy(update={"num_threads": max(1, num_physical_cores() // settings.workers)})
     with _Signals() as signals, contextlib.ExitStack() as stack:
         listener = stack.enter_context(bind(settings.host, settings.port))
-        url = _redis_url(settings, stack)
+        url, valkey = _redis(settings, stack)
         for_owner, for_workers = (stack.enter_context(end) for end in pair())
         counters = stack.enter_context(shared_folder())
         family = Family(settings, url, listener, for_owner, for_workers, Board(), counters)
-        return Supervisor(family, signals).run()
+        return Supervisor(family, signals, valkey).run()
 
 
 class _Signals:
@@ -100,16 +101,16 @@ class _Place:
     @property
     def is_owner(self) -> bool:
         """Whether this is the owner's place."""
-        return self.name == _OWNER
+        return self.name == OWNER
 
 
 class Supervisor:
     """Starts the owner and the workers, and replaces whichever dies until it is told to stop."""
 
-    def __init__(self, family: Family, signals: _Signals) -> None:
-        self._family, self._board = family, family.board
-        self._places = [_Place(_OWNER)]
-        self._places += [_Place(f"worker-{number + 1}") for number in range(family.settings.workers)]
+    def __init__(self, family: Family, signals: _Signals, valkey: EmbeddedValkey | None) -> None:
+        self._family, self._board, self._valkey = family, family.board, valkey
+        self._places = [_Place(OWNER)]
+        self._places += [_Place(worker_name(number + 1)) for number in range(family.settings.workers)]
         self._selector = selectors.DefaultSelector()
         self._selector.register(signals.reading, selectors.EVENT_READ)
         self._has_served = False
@@ -137,6 +138,8 @@ class Supervisor:
         """Wait for whatever comes next, and return whether it is a signal to stop."""
         waiting = [place.start_at for place in self._places if not place.pid]
         wait_s = max(0.0, min(waiting) - time.monotonic()) if waiting else None
+        if self._valkey is not None:
+            wait_s = _LOOK_S if wait_s is None else min(wait_s, _LOOK_S)
         for key, _ in self._selector.select(wait_s):
             if key.data is None:
                 return True
@@ -147,6 +150,8 @@ class Supervisor:
         return False
 
     def _start_due(self) -> None:
+        if self._valkey is not None:
+            self._valkey.revive()
         for place in self._places:
             if not place.pid and place.start_at <= time.monotonic():
                 place.pid, place.report = fork(place.name, self._family)
@@ -171,6 +176,8 @@ class Supervisor:
         """Note that a process has ended, and when another one takes its place."""
         if place.report != -1:
             self._hear(place)
+        if not place.is_owner:
+            seat_of(place.name, self._family).leave()
         self._selector.unregister(place.pidfd)
         how, lived_s = _reap(place), time.monotonic() - place.started
         if not self._has_served:
@@ -217,9 +224,9 @@ def _reap(place: _Place) -> str:
     return signal.Signals(-status).name if status < 0 else f"status {status}"
 
 
-def _redis_url(settings: Settings, stack: contextlib.ExitStack) -> str:
+def _redis(settings: Settings, stack: contextlib.ExitStack) -> tuple[str, EmbeddedValkey | None]:
     if settings.redis_url is not None:
-        return settings.redis_url.get_secret_value()
+        return settings.redis_url.get_secret_value(), None
     valkey = EmbeddedValkey.start(settings.data_dir)
     stack.callback(valkey.stop)
-    return valkey.url
+    return valkey.url, valkey

@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -67,6 +68,14 @@ def mapped_bytes(pid: int) -> int:
     lines = [line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "memfd:qin" in line]
     spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
     return sum(end - start for start, end in spans)
+
+
+def num_sockets(pid: int) -> int:
+    links = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            links.append(str(entry.readlink()))
+    return sum(link.startswith("socket:") for link in links)
 
 
 def test_every_worker_ranks_as_one_process_does(service: Many, store: Store, url):
@@ -240,6 +249,19 @@ def test_a_promotion_that_the_owner_does_not_live_to_answer_is_503(service: Many
         wait_until(lambda: promote(client, store.new.name).status_code == 200)
 
 
+def test_connections_are_shared_out(service: Many):
+    """No worker takes many more connections than another one, though the kernel would let it."""
+    host, port = service.url.removeprefix("http://").split(":")
+    before = {name: num_sockets(pid) for name, pid in service.workers().items()}
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert connection.recv(1024).startswith(b"HTTP/1.1 200")
+        taken = [num_sockets(pid) - before[name] for name, pid in service.workers().items()]
+    assert min(taken) >= 10, taken
+
+
 def test_without_redis_an_item_is_answered_as_the_owner_last_saw_it(store: Store, tmp_path: Path):
     """A worker that holds no packed item asks the owner for it."""
     url = f"unix://{tmp_path / 's'}"
@@ -253,9 +275,10 @@ def test_without_redis_an_item_is_answered_as_the_owner_last_saw_it(store: Store
             assert httpx.get(f"{service.url}/v1/items/777", timeout=30).status_code == 404
 
 
-def test_sigterm_under_load_fails_no_request_and_leaves_nobody(store: Store, url, tmp_path: Path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_under_load_fails_no_request_and_leaves_nobody(store: Store, tmp_path: Path, workers):
     """Every worker finishes what it was sent, the embedded Valkey ends last, the status is 0."""
-    with many(tmp_path, store=store.folder, data_dir=tmp_path / "data") as service:
+    with many(tmp_path, store=store.folder, data_dir=tmp_path / "data", workers=workers) as service:
         with Client(service.url) as client:
             client.put_items([make_item(i) for i in range(20)])
         children = descendants(service.process.pid)
