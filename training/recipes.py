@@ -29,6 +29,12 @@ class Recipe(BaseModel):
         default=2e-4, ge=0, le=1, description="lambda: the loss holds lambda / 2 times the squared norm"
     )
     max_grad_norm: float = Field(default=10.0, gt=0)
+    averaging: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="what each step keeps of the weights' moving average; 0 keeps the last weights",
+    )
     epochs: int = Field(default=100, ge=1)
     patience: int = Field(default=8, ge=1, description="evaluations in a row without improvement that end a run")
     min_improvement: float = Field(default=1e-6, ge=0, le=1, description="by how much the best AUC must be beaten")

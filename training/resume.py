@@ -1,4 +1,4 @@
-"""The state from which an interrupted run goes on: last weights, Adam's moments, and where the run stands.
+"""The state from which an interrupted run goes on: weights, their average, Adam's moments, and where the run stands.
 
 No state of a random generator is needed: every epoch draws from (seed, epoch).
 """
@@ -27,18 +27,31 @@ class RunState(BaseModel):
     plateau: Plateau
 
 
-def save_state(folder: Path, state: RunState, model: nn.Module, adam: torch.optim.Optimizer) -> None:
+def save_state(
+    folder: Path,
+    state: RunState,
+    model: nn.Module,
+    adam: torch.optim.Optimizer,
+    average: nn.Module | None = None,
+) -> None:
     """Store a run after an epoch, in one file that takes the older one's place."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
     for position, moments in adam.state_dict()["state"].items():
         tensors |= {f"adam.{position}.{name}": tensor for name, tensor in moments.items()}
     write_tensors(folder / STATE, tensors, state.model_dump_json())
 
 
 def load_state(
-    folder: Path, recipe: Recipe, data_fingerprint: str, model: nn.Module, adam: torch.optim.Optimizer
+    folder: Path,
+    recipe: Recipe,
+    data_fingerprint: str,
+    model: nn.Module,
+    adam: torch.optim.Optimizer,
+    average: nn.Module | None = None,
 ) -> Plateau:
-    """Bring model and optimiser to where the run of `folder` was, and return where that is.
+    """Bring model, optimiser and average to where the run of `folder` was, and return where that is.
 
     More or fewer `epochs` than before are no other recipe: they change nothing in the epochs that were run.
 
@@ -58,6 +71,8 @@ def load_state(
         raise ResumeError(f"{folder / STATE} was written by another version: {error.errors()[0]['msg']}") from error
     _check_same(folder, state, recipe, data_fingerprint)
     _restore(tensors, model, adam)
+    if average is not None:
+        average.load_state_dict(_under("average.", tensors))
     return state.plateau
 
 
@@ -71,11 +86,14 @@ def _check_same(folder: Path, state: RunState, recipe: Recipe, data_fingerprint:
 
 
 def _restore(tensors: dict[str, Tensor], model: nn.Module, adam: torch.optim.Optimizer) -> None:
-    weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    model.load_state_dict(weights)
+    model.load_state_dict(_under("model.", tensors))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("adam."):
             _, position, moment = name.split(".", 2)
             moments.setdefault(int(position), {})[moment] = tensor
     adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

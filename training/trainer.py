@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from training.averaging import WeightAverage
 from training.checkpoint import WEIGHTS, CheckpointInfo, save_checkpoint
 from training.data import shuffled
 from training.dataset import Dataset, read_dataset
@@ -97,9 +98,18 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.model = QIN(dataset.schema, recipe.network()).to(self.device)
         self.optimiser = Optimiser(self.model, self.items, recipe.learning_rate, recipe.l2, recipe.max_grad_norm)
+        self.average = WeightAverage(self.model, recipe.averaging) if recipe.averaging else None
         self.plateau = Plateau(learning_rate=recipe.learning_rate)
         if resume:
-            self.plateau = load_state(out, recipe, dataset.fingerprint, self.model, self.optimiser.adam)
+            self.plateau = load_state(out, recipe, dataset.fingerprint, *self._resumable())
+
+    @property
+    def kept(self) -> QIN:
+        """The model that is evaluated and stored: the averaged one where the recipe asks for it."""
+        return self.average.model if self.average else self.model
+
+    def _resumable(self) -> tuple[QIN, torch.optim.Optimizer, torch.nn.Module | None]:
+        return self.model, self.optimiser.adam, self.average.module if self.average else None
 
     def epoch(self, progress: RunProgress) -> EpochRecord:
         """Train one epoch and evaluate it."""
@@ -133,6 +143,8 @@ class Run:
         with progress.bar("train", epoch, len(rows)) as bar:
             for batch_rows in shuffled(len(rows), self.recipe.batch_size, self.recipe.seed, epoch):
                 result = self.optimiser.step(rows.batch(batch_rows, self.device))
+                if self.average:
+                    self.average.update()
                 values = np.array([float(value) for value in result])
                 if not np.isfinite(values).all():
                     raise DivergenceError(_divergence(epoch, values[0], values[2], self.optimiser.learning_rate))
@@ -146,7 +158,7 @@ class Run:
         rows = self.dataset.valid
         assert rows.label is not None
         with progress.bar("valid", epoch, len(rows)) as bar:
-            scores = predict(self.model, self.items, rows, bar.advance)
+            scores = predict(self.kept, self.items, rows, bar.advance)
         area = auc(rows.label, scores)
         assert area is not None  # read_dataset saw both classes
         return area, log_loss(rows.label, scores)
@@ -164,9 +176,9 @@ class Run:
                 auc=record.auc,
                 log_loss=record.log_loss,
             )
-            save_checkpoint(self.out, info, self.model.state_dict(), self.dataset.vocabulary)
+            save_checkpoint(self.out, info, self.kept.state_dict(), self.dataset.vocabulary)
         state = RunState(recipe=self.recipe, data_fingerprint=self.dataset.fingerprint, plateau=self.plateau)
-        save_state(self.out, state, self.model, self.optimiser.adam)
+        save_state(self.out, state, *self._resumable())
 
 
 def _check_batches(num_rows: int, recipe: Recipe) -> None:

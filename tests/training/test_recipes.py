@@ -41,7 +41,7 @@ def test_settings_change_what_they_name_and_nothing_else() -> None:
     [
         ("epochs", "'epochs' is not of the form key=value"),
         ("=3", "not of the form key=value"),
-        ("epoch=3", "no setting 'epoch'; the settings are batch_norm, batch_size,"),
+        ("epoch=3", "no setting 'epoch'; the settings are averaging, batch_norm,"),
         ("name=other", "no setting 'name'"),
         ("epochs=three", "epochs=three: Input should be a valid integer"),
         ("epochs=0", "epochs=0: Input should be greater than or equal to 1"),
