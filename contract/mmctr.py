@@ -98,6 +98,12 @@ def iter_clicks(path: Path, history_length: int) -> Iterator[Clicks]:
         first_row += batch.num_rows
 
 
+def num_rows_of(path: Path) -> int:
+    """Return how many rows a parquet file says it has; raises MmctrError where it is missing or damaged."""
+    with _reading(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
 def read_clicks(path: Path, history_length: int) -> Clicks:
     """Read a whole clicks file; see `iter_clicks`."""
     parts = list(iter_clicks(path, history_length))

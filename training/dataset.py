@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from contract.mmctr import read_items
 from contract.schema import Schema
+from training.clickcache import open_click_rows
 from training.data import (
     Catalogue,
     ClickRows,
     build_catalogue,
     fingerprint,
     item_vocabulary,
-    read_click_rows,
     schema_of,
 )
 from training.errors import DataError
@@ -34,8 +34,8 @@ class Dataset:
     fingerprint: str  # over the contents of the three files
 
 
-def read_dataset(folder: Path, history_length: int) -> Dataset:
-    """Read `train.parquet`, `valid.parquet` and `item_info.parquet`.
+def read_dataset(folder: Path, history_length: int, cache: Path | None = None) -> Dataset:
+    """Read `train.parquet`, `valid.parquet` and `item_info.parquet`; large clicks are mapped from `cache`, if given.
 
     Raises
     ------
@@ -44,19 +44,21 @@ def read_dataset(folder: Path, history_length: int) -> Dataset:
         no epoch could be called the best.
     MmctrError
         A file is not of the MM-CTR layout.
+    OutputError
+        The cache cannot be written.
     """
     info = read_items(folder / ITEM_INFO)
     vocabulary, schema = item_vocabulary(info), schema_of(info, history_length)
     catalogue = build_catalogue(info, vocabulary, schema)
-    train, valid = (_read_labelled(folder / name, catalogue, schema) for name in (TRAIN, VALID))
+    train, valid = (_labelled(folder / name, folder / ITEM_INFO, catalogue, schema, cache) for name in (TRAIN, VALID))
     if valid.label is not None and len(np.unique(valid.label)) < 2:
         raise DataError(f"{folder / VALID}: every label is {valid.label[0]:g}; AUC needs both classes")
     files = (folder / name for name in (TRAIN, VALID, ITEM_INFO))
     return Dataset(train, valid, catalogue, vocabulary, schema, fingerprint(*files))
 
 
-def _read_labelled(path: Path, catalogue: Catalogue, schema: Schema) -> ClickRows:
-    rows = read_click_rows(path, catalogue, schema)
+def _labelled(path: Path, items: Path, catalogue: Catalogue, schema: Schema, cache: Path | None) -> ClickRows:
+    rows = open_click_rows(path, items, catalogue, schema, cache)
     if rows.label is None:
         raise DataError(f"{path} has no column label")
     return rows

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,24 @@ def test_a_lone_last_row_joins_the_batch_before_it(num_rows: int, batch_size: in
     batches = list(shuffled(num_rows, batch_size, seed=1, epoch=1))
     assert [len(batch) for batch in batches] == sizes
     assert sorted(np.concatenate(batches)) == list(range(num_rows))
+
+
+@pytest.mark.parametrize(("num_rows", "window"), [(1000, 128), (1000, 640), (1000, 64), (130, 128), (100, 200)])
+def test_a_window_mixes_pieces_from_anywhere(num_rows: int, window: int) -> None:
+    """Every row comes once, batches are full and ascending, two epochs differ, a batch is no neighbourhood."""
+    first, second = ([batch.tolist() for batch in shuffled(num_rows, 16, 1, epoch, window)] for epoch in (1, 2))
+    assert sorted(itertools.chain(*first)) == list(range(num_rows))
+    assert {len(batch) for batch in first[:-1]} == {16}
+    assert all(batch == sorted(batch) for batch in first)
+    assert first != second
+    assert max(first[0]) - min(first[0]) > num_rows / 4
+
+
+def test_a_window_keeps_little_in_memory() -> None:
+    """The order of a billion rows begins at once, since only the order of its pieces is drawn at first."""
+    batch = next(shuffled(10**9, 4096, seed=1, epoch=1, window=2**20))
+    assert len(np.unique(batch)) == 4096
+    assert np.ptp(batch) > 5e8
 
 
 def test_the_fingerprint_is_of_contents_in_order(tmp_path: Path) -> None:
