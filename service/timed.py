@@ -86,7 +86,7 @@ class Pool(ConnectionPool):
             return connection
         connecting = asyncio.create_task(self._connect(connection))
         self._connecting.add(connecting)
-        connecting.add_done_callback(self._connecting.discard)
+        connecting.add_done_callback(self._connected)
         try:
             await asyncio.shield(connecting)
         except asyncio.CancelledError:
@@ -137,6 +137,12 @@ class Pool(ConnectionPool):
         async with asyncio.timeout(connection.socket_connect_timeout):
             await connection.disconnect(nowait=True)
             await connection.connect()  # type: ignore[no-untyped-call]
+
+    def _connected(self, connecting: "asyncio.Task[None]") -> None:
+        self._connecting.discard(connecting)
+        if not connecting.cancelled():
+            # Looked at by nobody else where whoever wanted the connection does not wait any more.
+            connecting.exception()
 
     def _give_back(self, connection: AbstractConnection) -> None:
         self._in_use_connections.remove(connection)
