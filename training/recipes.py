@@ -35,6 +35,10 @@ class Recipe(BaseModel):
         lt=1,
         description="what each step keeps of the weights' moving average; 0 keeps the last weights",
     )
+    exchange_negatives: bool = Field(
+        default=False,
+        description="deal a batch's negatives out anew among its rows: for sampled ones, not impressions",
+    )
     epochs: int = Field(default=100, ge=1)
     patience: int = Field(default=8, ge=1, description="evaluations in a row without improvement that end a run")
     min_improvement: float = Field(default=1e-6, ge=0, le=1, description="by how much the best AUC must be beaten")

@@ -19,6 +19,7 @@ from training.journal import EpochRecord, Journal, read_journal
 from training.memory import keep_freed_memory
 from training.metrics import auc, log_loss
 from training.model import QIN
+from training.negatives import exchanged
 from training.plateau import Plateau
 from training.progress import RunProgress
 from training.recipes import Recipe
@@ -142,7 +143,8 @@ class Run:
         self.model.train()
         with progress.bar("train", epoch, len(rows)) as bar:
             for batch_rows in shuffled(len(rows), self.recipe.batch_size, self.recipe.seed, epoch):
-                result = self.optimiser.step(rows.batch(batch_rows, self.device))
+                batch = rows.batch(batch_rows, self.device)
+                result = self.optimiser.step(exchanged(batch) if self.recipe.exchange_negatives else batch)
                 if self.average:
                     self.average.update()
                 values = np.array([float(value) for value in result])
