@@ -35,20 +35,26 @@ class Bucket:
     broken: bool = True
     error: Exception | None = None
     num_foreign: int = 0
+    _seen: Tail | None = None
     _suspected: Tail | None = None
 
     def differs(self, tail: Tail, complete: bool) -> bool:
         """Whether a bucket that stands at `tail` cannot be what is held here.
 
         Its log is another one or lost its end; or, while nothing was logged, its hash has more or fewer fields than
-        were read: somebody wrote past the log, or a failover made the reading skip some. The latter is said once for
-        each count, so that a count which can never fit does not lead to reading for ever.
+        were read or, where that is but a part, than before: somebody wrote past the log, or a failover made the
+        reading skip some. The latter is said once for each count, so that one which can never fit does not lead to
+        reading for ever.
         """
         if self.position.is_past(tail.position):
             return True
-        if not complete or tail.position != self.position:
+        if tail.position != self.position:
             return False
-        fits = tail.num_items == len(self.values) - len(self.lost) + self.num_foreign
+        before, self._seen = self._seen, tail
+        if complete:
+            fits = tail.num_items == len(self.values) - len(self.lost) + self.num_foreign
+        else:
+            fits = before is None or before.position != tail.position or before.num_items == tail.num_items
         if fits or tail == self._suspected:
             return False
         self._suspected = tail

@@ -17,7 +17,8 @@ from service.version import LoadedVersion
 
 _EVICT_SHARE = 64
 """At least so small a share of the capacity is put out at once: choosing looks at the last use of every item."""
-_READ_AGAIN = 3
+_MOST_READS = 3
+"""How often an item is read that is written again and again meanwhile."""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +46,7 @@ class HotSet:
         self._mirror, self._items, self._misses = mirror, items, mirror.misses
         self._capacity, self._count = mirror.capacity, count
         self._breaker = Breaker("items that are not mirrored", timeout_ms / 1000)
-        self._admitting = asyncio.Lock()
+        self._evicting = asyncio.Lock()
 
     async def aclose(self) -> None:
         """End whatever waits for Redis to come back."""
@@ -85,45 +86,38 @@ class HotSet:
         await asyncio.wait(readers)
 
     async def _read_in(self, version: LoadedVersion, item_ids: list[int]) -> None:
+        values, evicted = dict[int, bytes | None](), list[int]()
+        unread = set(item_ids)
         try:
-            values = await self._breaker.call(partial(self._read_fresh, set(item_ids)))
-            async with self._admitting:
-                evicted = await self._make_room(version, len(values))
-                # Nothing is awaited from here until the values are held: what is written later comes by the log.
-                for item_id in self._misses.take_stale(set(item_ids)):
-                    values.pop(item_id, None)
-                present = {item_id: value for item_id, value in values.items() if value is not None}
-                self._mirror.admit(present)
-                self._misses.remember_absent(values.keys() - present.keys())
-            self._count("admitted", len(present))
+            for _ in range(_MOST_READS):
+                values.update(await self._breaker.call(partial(self._items.read, unread)))
+                evicted += await self._make_room(version, sum(value is not None for value in values.values()))
+                if not (unread := self._misses.take_stale(set(item_ids))):
+                    break
+            # Nothing is awaited from here until the values are held: what is written later comes by the log.
+            present = {i: value for i, value in values.items() if value is not None and i not in unread}
+            self._mirror.admit(present)
+            self._misses.remember_absent(values.keys() - present.keys() - unread)
             # The evicted first: the rows that they leave are needed.
             await version.write_now([*evicted, *present])
         except REDIS_ERRORS:
-            # Whoever waits sees that the items are still missing, and says so in its answer.
-            self._count("unread", len(item_ids))
+            pass  # Whoever waits sees that the items are still missing, and says so in its answer.
         except Exception:
             _log.exception("items could not be admitted", num_items=len(item_ids))
+        else:
+            self._count("admitted", len(present))
         finally:
             self._misses.end(item_ids)
-
-    async def _read_fresh(self, item_ids: set[int]) -> dict[int, bytes | None]:
-        """Read items, and those once more that are written meanwhile."""
-        values = await self._items.read(item_ids)
-        for _ in range(_READ_AGAIN):
-            if not (again := self._misses.take_stale(item_ids)):
-                break
-            values.update(await self._items.read(again))
-        return values
+            self._count("unread", len(unread))
 
     async def _make_room(self, version: LoadedVersion, num_items: int) -> list[int]:
-        """Evict as many items as are too many once so many others come, and return them."""
-        too_many = len(self._mirror) + num_items - self._capacity
-        if too_many <= 0:
-            return []
-        count = max(too_many, self._capacity // _EVICT_SHARE)
-        evicted = self._mirror.evict(await version.least_recent(count))
-        if len(evicted) < too_many:
-            # All that is left are items that this model cannot read: none of them was ever ranked.
-            evicted += self._mirror.evict(self._mirror.some(too_many - len(evicted)))
+        """Evict until so many others fit in, and return what was evicted."""
+        evicted: list[int] = []
+        async with self._evicting:
+            # Again if, while it was looked for what to evict, the mirror took in news.
+            while (too_many := len(self._mirror) + num_items - self._capacity) > 0:
+                unused = await version.least_recent(max(too_many, self._capacity // _EVICT_SHARE))
+                # Where none of them is held, all that is left are items that this model cannot read.
+                evicted += self._mirror.evict(unused) or self._mirror.evict(self._mirror.some(too_many))
         self._count("evicted", len(evicted))
         return evicted

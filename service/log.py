@@ -120,7 +120,7 @@ async def _poll(redis: ClusterRedis, streams: Mapping[Any, Any], wait_ms: int, c
 
 
 async def read_since(redis: Redis, bucket: int, position: Position) -> list[Entry]:
-    """Return what is left of a bucket's log, newest first: what is after `position`, or all where it is another log."""
+    """Return what is left of a bucket's log, newest first: after `position`, or all where it is another log."""
     replies: Any = await redis.xrevrange(log_key(bucket))
     entries = [_entry(*reply) for reply in replies]
     if not entries or entries[0].position.epoch != position.epoch:

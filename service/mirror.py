@@ -147,11 +147,12 @@ class Mirror:
             bucket = self._buckets[number]
             position = bucket.position
             for entry in written:
-                if not entry.follows(position):
+                # A loss that is accepted may be one that was not noticed yet.
+                if entry.accepts or not entry.follows(position):
                     self._break(number)
                     break
                 position = entry.position
-                touched.update(bucket.lost if entry.accepts else entry.item_ids)
+                touched.update(entry.item_ids)
             else:
                 positions[number] = position
         self.misses.written(touched)
@@ -227,8 +228,9 @@ class Mirror:
             if gone and (suspicious or bucket.lost):
                 lost = gone if suspicious else gone & bucket.lost
                 lost = lost - await self._let_go(number, lost)
-                bucket.lost |= lost
                 gone -= lost
+                # What was evicted meanwhile is not kept, and so not lost.
+                bucket.lost |= lost & bucket.values.keys()
         except ResponseError as error:
             self._note_error(number, error)
             return

@@ -13,8 +13,10 @@ from contract.codec import (
     log_key,
     pack_history,
     pack_items,
+    packed_layout,
     unpack_history,
     unpack_items,
+    unpack_whole_items,
 )
 
 
@@ -89,3 +91,87 @@ def test_an_item_and_its_log_share_a_cluster_slot() -> None:
     assert 0 <= bucket < NUM_BUCKETS
     tags = {key[key.index("{") : key.index("}")] for key in (items_key(bucket), log_key(bucket))}
     assert len(tags) == 1
+
+
+def flipped(value: bytes, byte: int, bit: int) -> bytes:
+    """Return the value with one bit flipped."""
+    return value[:byte] + bytes([value[byte] ^ 1 << bit]) + value[byte + 1 :]
+
+
+def is_whole(value: bytes) -> bool:
+    """Whether bytes are an item of the layout, by the letter of its description."""
+    header = bytes([1, SLOTS]), WIDTH.to_bytes(2, "little") + bytes(2)
+    return len(value) == SIZE and (value[:2], value[4:8]) == header and max(value[2:4]) <= 10
+
+
+WIDTH, SLOTS = 4, 5
+WHOLE = pack_items(
+    item_records(
+        np.arange(15).reshape(3, SLOTS), [[1, 2], [10, 0], [0, 10]], np.arange(12, dtype=np.float32).reshape(3, WIDTH)
+    )
+)
+SIZE = len(WHOLE[0])
+
+byte_of_header, bits = st.integers(0, 7), st.integers(0, 7)
+damaged = st.one_of(
+    st.binary(max_size=3 * SIZE),
+    st.binary(min_size=SIZE, max_size=SIZE),
+    st.builds(lambda value, length: value[:length], st.sampled_from(WHOLE), st.integers(0, SIZE)),
+    st.builds(lambda *parts: b"".join(parts), st.sampled_from(WHOLE), st.sampled_from(WHOLE)),
+    st.builds(lambda value, more: value + more, st.sampled_from(WHOLE), st.binary(min_size=1, max_size=8)),
+    st.builds(flipped, st.sampled_from(WHOLE), byte_of_header, bits),
+    st.builds(
+        lambda width, slots: pack_items(item_records(np.ones((1, slots)), [[1, 1]], np.ones((1, width))))[0],
+        st.integers(1, 12),
+        st.integers(1, 8),
+    ),
+)
+
+
+@given(st.lists(st.one_of(damaged, st.sampled_from(WHOLE)), max_size=8))
+def test_whole_items_are_told_from_whatever_else_is_stored(values: list[bytes]) -> None:
+    """Of any bytes those are taken whose header and length say this layout, and each comes back to the bit."""
+    positions, records = unpack_whole_items(values, WIDTH, SLOTS)
+    wanted = [position for position, value in enumerate(values) if is_whole(value)]
+    assert positions.tolist() == wanted
+    assert records.tobytes() == b"".join(values[position] for position in wanted)
+
+
+@given(st.lists(st.one_of(damaged, st.sampled_from(WHOLE)), max_size=4))
+def test_the_first_item_that_is_not_whole_is_named(values: list[bytes]) -> None:
+    """Reading all or nothing fails at the right position, with a reason, and never otherwise than by CodecError."""
+    broken = [position for position, value in enumerate(values) if not is_whole(value)]
+    if not broken:
+        assert len(unpack_items(values, WIDTH, SLOTS)) == len(values)
+        return
+    with pytest.raises(CodecError, match=rf"^stored item {broken[0]} (is not whole|has an embedding|has a damaged)"):
+        unpack_items(values, WIDTH, SLOTS)
+
+
+@given(st.sampled_from(WHOLE), byte_of_header, bits)
+def test_a_header_with_a_flipped_bit_is_not_whole_or_another_level(value: bytes, byte: int, bit: int) -> None:
+    """No flip in the header makes an item of one layout pass for another; a level may become another legal one."""
+    positions, records = unpack_whole_items([flipped(value, byte, bit)], WIDTH, SLOTS)
+    if byte in (2, 3) and flipped(value, byte, bit)[byte] <= 10:
+        assert records[0][("likes_level", "views_level")[byte - 2]] == flipped(value, byte, bit)[byte]
+    else:
+        assert len(positions) == 0
+
+
+@given(damaged)
+def test_the_layout_of_any_bytes_can_be_asked_for(value: bytes) -> None:
+    """Whatever is stored has a layout or none, and the right one if it is an item."""
+    width, slots = packed_layout(value)
+    assert (width, slots) == (0, 0) or len(value) >= 8
+    if is_whole(value):
+        assert (width, slots) == (WIDTH, SLOTS)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_history_or_an_error(value: bytes) -> None:
+    """Whole ids come back to the bit, anything else is a CodecError."""
+    if len(value) % 8:
+        with pytest.raises(CodecError, match=f"not whole: {len(value)} bytes"):
+            unpack_history(value)
+    else:
+        assert pack_history(unpack_history(value)) == value

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+from structlog.testing import CapturingLogger
 
 from contract.codec import NUM_BUCKETS, items_key, log_key
 from service.connection import connect
@@ -354,5 +356,251 @@ def test_logs_are_kept_short(redis_url):
             await write(Items(redis), i64=b"x")
             assert 10_000 <= await redis.xlen(log_key(0)) <= 10_200
             assert NUM_BUCKETS == 64
+
+    run(test)
+
+
+async def spoil_log(redis: Redis) -> None:
+    """Another type where the log of bucket 1 should be."""
+    await redis.set(log_key(1), "no stream")
+
+
+async def spoil_items(redis: Redis) -> None:
+    """Another type where the items of bucket 1 should be."""
+    await redis.set(items_key(1), "no hash")
+
+
+@pytest.mark.parametrize("spoil", [spoil_log, spoil_items])
+@pytest.mark.parametrize("from_the_start", [False, True])
+def test_a_bucket_that_cannot_be_read_holds_up_no_other(redis_url, spoil, from_the_start, monkeypatch):
+    """Its items stay as they are, the mirror says that it is degraded, and all is well once the key is in order."""
+    log = CapturingLogger()
+    monkeypatch.setattr("service.mirror._log", log)
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), i1=b"old", i2=b"old")
+            if from_the_start:
+                await redis.delete(items_key(1), log_key(1))
+                await spoil(redis)
+        async with following(redis_url) as (mirror, items, redis):
+            if not from_the_start:
+                await redis.delete(items_key(1), log_key(1))
+                await spoil(redis)
+            await eventually(lambda: mirror.degraded)
+            for turn in range(3):
+                await write(items, i2=b"%d" % turn)
+                await eventually(lambda turn=turn: mirror.get(2) == b"%d" % turn, timeout_s=2)
+            assert mirror.get(1) == (None if from_the_start else b"old")
+            with pytest.raises(ResponseError):
+                await write(items, i1=b"new")
+            await redis.delete(items_key(1), log_key(1))
+            await write(items, i1=b"new")
+            await eventually(lambda: contents(mirror) == {1: b"new", 2: b"2"} and not mirror.degraded)
+            assert [call.kwargs["bucket"] for call in log.calls if call.method_name == "error"] == [1]
+
+    run(test)
+
+
+def test_items_written_past_the_log_are_noticed_by_their_number(redis_url):
+    """Whoever adds or removes fields of a hash without a log entry is seen within a check."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), **{f"i{64 * i + 1}": b"old" for i in range(10)})
+        async with following(redis_url) as (mirror, _, redis):
+            await redis.hset(items_key(1), "641", b"secret")
+            await eventually(lambda: mirror.get(641) == b"secret")
+            await redis.hdel(items_key(1), "65", "129")
+            await eventually(lambda: mirror.get(65) is None and mirror.get(129) is None)
+            assert len(mirror) == 9
+            assert not mirror.degraded
+
+    run(test)
+
+
+def test_a_number_that_never_fits_is_looked_into_once(redis_url, monkeypatch):
+    """Fields that are no items do not make the mirror read a bucket for ever."""
+    monkeypatch.setattr("service.mirror._CHECK_EVERY_S", 0.05)
+
+    async def num_scans(redis: Redis) -> int:
+        return (await redis.info("commandstats"))["cmdstat_hscan"]["calls"]
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), i1=b"old")
+            await redis.hset(items_key(1), "no id", b"x")
+        async with following(redis_url) as (mirror, items, redis):
+            await redis.hset(items_key(1), "nor this", b"x")
+            mirror._buckets[2].num_foreign = 5  # as if a scan had given some fields twice
+            before = await num_scans(redis)
+            await asyncio.sleep(0.5)
+            after = await num_scans(redis)
+            assert before <= after <= before + 2
+            await write(items, i1=b"new")
+            await eventually(lambda: mirror.get(1) == b"new")
+
+    run(test)
+
+
+def test_items_that_a_scan_skipped_are_found(redis_url):
+    """A failover in the middle of a scan goes on with a cursor of another server: the number tells."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), i1=b"a", i65=b"b", i129=b"c")
+        async with following(redis_url) as (mirror, _, _):
+            async with pausing(mirror):
+                del mirror._buckets[1].values[65]
+            await eventually(lambda: mirror.get(65) == b"b")
+
+    run(test)
+
+
+def test_a_hash_that_is_deleted_is_a_loss_until_somebody_accepts_it(redis_url):
+    """Most of a bucket gone and no log entry: its items are kept, and go when the loss is accepted."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), **{f"i{64 * i + 1}": b"old" for i in range(4)}, i2=b"old")
+        async with following(redis_url) as (mirror, items, redis):
+            await redis.delete(items_key(1))
+            await eventually(lambda: mirror.degraded)
+            await write(items, i65=b"new")
+            await eventually(lambda: mirror.get(65) == b"new")
+            assert len(mirror) == 5
+            assert mirror.num_lost == 3
+            await items.accept_loss()
+            await eventually(lambda: not mirror.degraded)
+            assert contents(mirror) == {65: b"new", 2: b"old"}
+
+    run(test)
+
+
+@pytest.mark.parametrize("refilled", [0, 30, 70])
+@pytest.mark.parametrize("away", [False, True])
+def test_a_loss_is_accepted_by_every_mirror_whenever_it_looks(redis_url, refilled, away):
+    """Emptied, perhaps partly refilled, accepted, written to again: one that was away meanwhile agrees with Redis."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), **{f"i{i}": b"old" for i in range(1, 100)})
+        async with following(redis_url) as (mirror, items, redis):
+            async with pausing(mirror) if away else contextlib.nullcontext():
+                await redis.flushall()
+                if not away:
+                    await eventually(lambda: mirror.num_lost == 99)
+                await write(items, **{f"i{i}": b"again" for i in range(1, refilled + 1)})
+                if not away:
+                    await eventually(lambda: mirror.num_lost == 99 - refilled)
+                    assert len(mirror) == 99
+                await items.accept_loss()
+                await write(items, i500=b"other")
+            wanted = dict.fromkeys(range(1, refilled + 1), b"again") | {500: b"other"}
+            await eventually(lambda: contents(mirror) == wanted and not mirror.degraded)
+
+    run(test)
+
+
+def test_emptied_and_partly_refilled_keeps_what_is_missing(redis_url):
+    """A mirror that was away while Redis was emptied and most of it loaded again still knows the rest."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), **{f"i{i}": b"old" for i in range(1, 300)})
+        async with following(redis_url) as (mirror, items, redis):
+            async with pausing(mirror):
+                await redis.flushall()
+                await write(items, **{f"i{i}": b"again" for i in range(1, 290)})
+            wanted = dict.fromkeys(range(1, 290), b"again") | dict.fromkeys(range(290, 300), b"old")
+            await eventually(lambda: contents(mirror) == wanted and mirror.num_lost == 10)
+            assert mirror.degraded
+
+    run(test)
+
+
+def test_a_listener_that_fails_keeps_nobody_from_hearing(redis_url):
+    """Others are told, and the mirror moves on."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("no")
+
+    async def test() -> None:
+        async with following(redis_url) as (mirror, items, _):
+            heard: set[int] = set()
+            mirror.subscribe(fail)
+            mirror.subscribe(heard.update)
+            await write(items, i1=b"one")
+            await eventually(lambda: heard == {1})
+            await write(items, i1=b"two", i2=b"two")
+            await eventually(lambda: heard == {1, 2} and mirror.get(1) == b"two", timeout_s=2)
+
+    run(test)
+
+
+def test_items_deleted_while_the_snapshot_is_read_are_gone(redis_url):
+    """Whatever a scan still shows of them, and however often they come and go in the same millisecond."""
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            items = Items(redis)
+            await items.write(list(range(20_000)), [b"before"] * 20_000)
+
+            async def change() -> None:
+                for i in range(0, 20_000, 100):
+                    await items.write([i, i, i, i + 1], [b"", b"x", b"", b""])
+
+            changing = asyncio.create_task(change())
+            async with following(redis_url) as (mirror, _, _):
+                await changing
+                gone = {*range(0, 20_000, 100), *range(1, 20_000, 100)}
+                wanted = dict.fromkeys(set(range(20_000)) - gone, b"before")
+                await eventually(lambda: contents(mirror) == wanted)
+
+    run(test)
+
+
+def test_buckets_are_followed_while_another_is_read_again(redis_url, monkeypatch):
+    """A bucket that takes long to read keeps no other's news waiting."""
+    go_on = asyncio.Event()
+    scan = Items.scan
+
+    async def slowly(self: Items, bucket: int) -> AsyncIterator[tuple[dict[int, bytes], int]]:
+        async for page in scan(self, bucket):
+            if bucket == 1 and page[0].get(1) == b"changed":
+                await go_on.wait()
+            yield page
+
+    monkeypatch.setattr(Items, "scan", slowly)
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), i1=b"old", i2=b"old", i3=b"old")
+        async with following(redis_url) as (mirror, items, redis):
+            await redis.hset(items_key(1), "1", b"changed")
+            await redis.delete(log_key(1))
+            for turn in range(200):
+                await write(items, i2=b"%d" % turn)
+                await eventually(lambda turn=turn: mirror.get(2) == b"%d" % turn, timeout_s=2)
+                if mirror._buckets[1].broken:
+                    break
+            await write(items, i2=b"last", i1=b"later")
+            await eventually(lambda: mirror.get(2) == b"last", timeout_s=2)
+            assert mirror.get(1) == b"old"
+            go_on.set()
+            await eventually(lambda: mirror.get(1) == b"later")
+
+    run(test)
+
+
+def test_the_largest_id_is_an_item_like_any_other(redis_url):
+    """Ids of 64 bits are written, followed and deleted."""
+
+    async def test() -> None:
+        async with following(redis_url) as (mirror, items, _):
+            await items.write([2**63 - 1, 2**63 - 65], [b"last", b"same bucket"])
+            await eventually(lambda: contents(mirror) == {2**63 - 1: b"last", 2**63 - 65: b"same bucket"})
+            await items.delete([2**63 - 1])
+            await eventually(lambda: contents(mirror) == {2**63 - 65: b"same bucket"})
 
     run(test)
