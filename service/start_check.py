@@ -73,6 +73,10 @@ async def check(redis: TimedRedis, url: str, loading_s: float = _LOADING_S) -> N
         # What Redis says where a password is lacking is about the command that asked, which is ours to choose.
         reason = "it wants a user and a password" if "HELLO" in str(error) else error
         raise _absent(url, f"does not let this user in: {reason}") from error
+    except NoPermissionError as error:
+        raise _absent(url, f"does not allow what is needed: {error}; that is: {_rule(redis)}") from error
+    except ResponseError as error:
+        raise _absent(url, f"cannot be used: {error}") from error
     except REDIS_ERRORS as error:
         raise _absent(url, f"does not answer: {error or type(error).__name__}") from error
     except RedisAbsentError as error:
@@ -113,14 +117,14 @@ async def _check_commands(redis: TimedRedis, url: str, loading_s: float) -> None
     """Try every command on a key of its own, so that the answers say which of them are not allowed."""
     refused = [
         (name, answer)
-        for name, answer in zip(_TRIED, await _tried(redis, url, loading_s), strict=True)
+        for name, answer in zip(_names(redis), await _tried(redis, url, loading_s), strict=True)
         if isinstance(answer, ResponseError)
     ]
     not_allowed = [name for name, error in refused if isinstance(error, NoPermissionError)]
     if not_allowed:
-        wide = isinstance(redis, ClusterRedis)
-        rule = f"{ACL_RULE} {ACL_RULE_CLUSTER}" if wide else ACL_RULE
-        raise RedisAbsentError(f"does not allow this user {', '.join(not_allowed)} on qin:*; needed is: {rule}")
+        raise RedisAbsentError(
+            f"does not allow this user {', '.join(not_allowed)} on qin:*; needed is: {_rule(redis)}"
+        )
     for name, error in refused:
         if isinstance(error, ReadOnlyError):
             raise RedisAbsentError("is a replica, which takes no writes") from error
@@ -140,6 +144,8 @@ async def _tried(redis: TimedRedis, url: str, loading_s: float) -> list[Any]:
             first = () if "KEY" in arguments else (key,)
             given = [key if argument == "KEY" else argument for argument in arguments]
             pipeline.execute_command(name.upper(), *first, *given)
+        for name in _names(redis)[len(_TRIED) :]:
+            pipeline.execute_command(name.upper())
         try:
             return await pipeline.execute(raise_on_error=False)
         except BusyLoadingError:
@@ -149,6 +155,15 @@ async def _tried(redis: TimedRedis, url: str, loading_s: float) -> list[Any]:
                 _log.info("Redis is loading its data, waiting", redis=without_secrets(url))
             said = True
         await asyncio.sleep(_LOOK_S)
+
+
+def _names(redis: TimedRedis) -> list[str]:
+    """Return the commands that are tried: in a Cluster also that by which a half moved slot is entered."""
+    return [*_TRIED, "asking"] if isinstance(redis, ClusterRedis) else list(_TRIED)
+
+
+def _rule(redis: TimedRedis) -> str:
+    return f"{ACL_RULE} {ACL_RULE_CLUSTER}" if isinstance(redis, ClusterRedis) else ACL_RULE
 
 
 async def _check_eviction(redis: TimedRedis, url: str) -> None:

@@ -179,6 +179,24 @@ def test_each_part_of_the_rule_is_needed_and_missed_by_name(tmp_path_factory, ac
     asyncio.run(test())
 
 
+@pytest.mark.parametrize("lacking", ACL_RULE_CLUSTER.split())
+def test_each_part_of_the_rule_of_a_cluster_is_needed_and_missed_by_name(sharded: Cluster, lacking):
+    """Who may not ask for the slots, or enter one that is half moved, is told at start rather than then."""
+    rule = [part for part in f"{ACL_RULE} {ACL_RULE_CLUSTER}".split() if part != lacking]
+    for node in sharded.masters:
+        node.command("ACL", "SETUSER", "some", "reset", "on", "nopass", *rule)
+    url = sharded.url.replace("//", "//some:any@")
+
+    async def test() -> None:
+        async with connect(url, 10) as redis:
+            with pytest.raises(RedisAbsentError) as caught:
+                await check(redis, url)
+            assert "does not allow" in str(caught.value)
+            assert str(caught.value).count(lacking[1:]) == 2, "once as missing, once in the rule"
+
+    asyncio.run(test())
+
+
 @pytest.fixture(scope="module")
 def acl_node(tmp_path_factory) -> Iterator[Node]:
     with standalone(tmp_path_factory.mktemp("acl")) as node:
@@ -400,6 +418,31 @@ def test_a_pipeline_over_all_slots_follows_moved_ones_in_one_more_round(sharded:
         return int(stats.get("calls", 0)) + int(stats.get("rejected_calls", 0))
 
     asyncio.run(test())
+
+
+@pytest.mark.slow
+def test_a_mirror_of_a_cluster_follows_the_nodes_that_are_there(tmp_path: Path):
+    """A dead node holds up its own buckets and no others; back again, everything is followed."""
+
+    async def test(place: Cluster) -> None:
+        async with following(place.url) as (mirror, items, _):
+            await items.write(range(NUM_BUCKETS), [b"old"] * NUM_BUCKETS)
+            await eventually(lambda: len(mirror) == NUM_BUCKETS)
+            dead = place.masters[1]
+            gone = {i for i in range(NUM_BUCKETS) if place.owner(key_slot(items_key(i).encode())) is dead}
+            dead.kill()
+            for value in (b"1", b"2", b"3"):
+                for i in set(range(NUM_BUCKETS)) - gone:
+                    await items.write([i], [value])
+                wanted = {i: b"old" if i in gone else value for i in range(NUM_BUCKETS)}
+                await eventually(lambda wanted=wanted: contents(mirror) == wanted, 30)
+            await asyncio.to_thread(dead.start)
+            for i in range(NUM_BUCKETS):
+                await eventually_written(items, i, b"new")
+            await eventually(lambda: set(contents(mirror).values()) == {b"new"}, 30)
+
+    with cluster(tmp_path) as place:
+        asyncio.run(test(place))
 
 
 def test_marker_and_history_lie_in_one_slot():
