@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from contract.mmctr import read_items
 from service import connection
 from service.embedded import running_or_own
 from service.errors import ConflictError
-from service.items import Items, batched
+from service.items import Items
 from service.last_rows import last_histories, last_levels
 from service.settings import default_data_dir
 from service.users import Histories
@@ -24,6 +24,7 @@ _ITEMS_AT_ONCE = 2048
 _HISTORIES_AT_ONCE = 1024
 _LONGEST_HISTORY = 4096
 """The most items of a history that any model can take (`Schema.history_length`): a load does not know which will."""
+_IN_FLIGHT = 3
 _TIMEOUT_S = 30.0
 
 
@@ -68,19 +69,18 @@ def load_items(
     """
     info = read_items(items)
     last, differing = last_levels(info.item_id, levels)
-    values = pack_items(item_records(info.tags, last, info.embedding))
-    rows = list(zip(info.item_id.tolist(), values, strict=True))
+    records = item_records(info.tags, last, info.embedding)
 
-    async def write(redis: Redis, batch: Sequence[tuple[int, bytes]]) -> None:
-        await Items(redis).write([item_id for item_id, _ in batch], [value for _, value in batch])
+    async def write(redis: Redis, part: slice) -> None:
+        await Items(redis).write(info.item_id[part].tolist(), pack_items(records[part]))
 
     async def check(redis: Redis) -> None:
         stored = await Items(redis).sample()
-        if values and stored is not None:
-            _check_layout(stored, values[0])
+        if len(records) and stored is not None:
+            _check_layout(stored, pack_items(records[:1])[0])
 
-    _run("items", rows, _ITEMS_AT_ONCE, write, redis_url, data_dir, check)
-    return Loaded(len(rows), differing)
+    _run("items", len(records), _ITEMS_AT_ONCE, write, redis_url, data_dir, check)
+    return Loaded(len(records), differing)
 
 
 def _check_layout(stored: bytes, new: bytes) -> None:
@@ -116,19 +116,20 @@ def load_histories(
         Redis does not answer.
     """
     histories, differing = last_histories(data, length)
+    rows = list(histories.items())
 
-    async def write(redis: Redis, batch: Sequence[tuple[int, bytes]]) -> None:
-        await Histories(redis, length).replace_many(batch)
+    async def write(redis: Redis, part: slice) -> None:
+        await Histories(redis, length).replace_many(rows[part])
 
-    _run("histories", list(histories.items()), _HISTORIES_AT_ONCE, write, redis_url, data_dir)
-    return Loaded(len(histories), differing)
+    _run("histories", len(rows), _HISTORIES_AT_ONCE, write, redis_url, data_dir)
+    return Loaded(len(rows), differing)
 
 
 def _run(
     what: str,
-    rows: Sequence[tuple[int, bytes]],
+    num_rows: int,
     at_once: int,
-    write: Callable[[Redis, Sequence[tuple[int, bytes]]], Awaitable[None]],
+    write: Callable[[Redis, slice], Awaitable[None]],
     redis_url: str | None,
     data_dir: Path | None,
     check: Callable[[Redis], Awaitable[None]] | None = None,
@@ -142,13 +143,31 @@ def _run(
             with bars as progress, connection.or_unavailable(f"not all {what} stored"):
                 if check is not None:
                     await check(redis)
-                task = progress.add_task(what, total=len(rows))
-                for batch in batched(rows, at_once):
-                    await write(redis, batch)
-                    progress.advance(task, len(batch))
+                task = progress.add_task(what, total=num_rows)
+                starts = iter(range(0, num_rows, at_once))
+
+                async def write_some() -> None:
+                    for start in starts:
+                        stop = min(start + at_once, num_rows)
+                        await write(redis, slice(start, stop))
+                        progress.advance(task, stop - start)
+
+                # Redis stores some rows while others are packed.
+                await _all_or_first_error(write_some() for _ in range(_IN_FLIGHT))
 
     with place as url:
         asyncio.run(store(url))
+
+
+async def _all_or_first_error(coroutines: Iterable[Coroutine[None, None, None]]) -> None:
+    """Wait for all; at the first error end the others and raise it as it is."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 @contextlib.asynccontextmanager
