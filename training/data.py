@@ -46,6 +46,11 @@ class ClickRows:
     def __len__(self) -> int:
         return len(self.candidate)
 
+    def part(self, rows: slice) -> "ClickRows":
+        """Return some of the clicks, sharing their memory."""
+        label = None if self.label is None else self.label[rows]
+        return ClickRows(self.candidate[rows], self.history[rows], self.levels[rows], label)
+
     def batch(self, rows: NDArray[np.integer] | slice, device: torch.device | str = "cpu") -> Batch:
         """Return the given clicks as a batch on a device."""
         index = torch.arange(*rows.indices(len(self))) if isinstance(rows, slice) else torch.from_numpy(rows).long()
@@ -185,7 +190,9 @@ def _refuse(path: Path, wrong: NDArray[np.bool_], complaint: str, first_row: int
         raise DataError(f"{path}: row {first_row + int(np.flatnonzero(wrong)[0])} {complaint}")
 
 
-def shuffled(num_rows: int, batch_size: int, seed: int, epoch: int, window: int = 0) -> Iterator[NDArray[np.int64]]:
+def shuffled(
+    num_rows: int, batch_size: int, seed: int, epoch: int, window: int = 0, smallest: int = 2
+) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of each batch of an epoch: every row once, in an order that (seed, epoch) decides.
 
     A last row that would be alone joins the batch before it: BatchNorm has no variance of one row, and to leave
@@ -193,12 +200,14 @@ def shuffled(num_rows: int, batch_size: int, seed: int, epoch: int, window: int 
 
     Parameters
     ----------
+    smallest
+        A last batch of fewer rows joins the one before it; for several processes, each of which needs a row.
     window
         0 shuffles all rows alike. For data on a disk: how many rows are mixed at a time, made of 64 pieces from
         anywhere in the file; a batch's rows are ascending then, as a disk likes to be read.
     """
     ends = list(range(batch_size, num_rows, batch_size))
-    if ends and batch_size > 1 and num_rows - ends[-1] == 1:
+    if ends and num_rows - ends[-1] < min(smallest, batch_size):
         ends.pop()
     order = _Order(num_rows, np.random.default_rng([seed, epoch]), window)
     for start, end in itertools.pairwise([0, *ends, num_rows]):

@@ -14,7 +14,8 @@ from training.data import ClickRows, build_catalogue, read_click_rows
 from training.device import resolve_device
 from training.model import QIN, ItemTable
 
-_BATCH_ROWS = 4096
+PREDICTED_ROWS = 4096
+"""How many rows go through the network at a time."""
 
 
 class Evaluation(NamedTuple):
@@ -35,12 +36,12 @@ def predict(
     device, was_training = items.embedding.device, model.training
     scores = []
     model.eval()
-    for start in range(0, len(rows), _BATCH_ROWS):
-        batch = rows.batch(slice(start, start + _BATCH_ROWS), device)
+    for start in range(0, len(rows), PREDICTED_ROWS):
+        batch = rows.batch(slice(start, start + PREDICTED_ROWS), device)
         scores.append(model(items, batch).float().cpu())
         on_batch(len(batch.candidate))
     model.train(was_training)
-    return torch.cat(scores).numpy()
+    return torch.cat([torch.zeros(0), *scores]).numpy()
 
 
 def score_checkpoint(checkpoint: Path, data: Path, items: Path, device: str = "auto") -> Evaluation:

@@ -9,6 +9,7 @@ import math
 from torch import Tensor, nn
 
 from training.dropped import dropped_sum
+from training.norm import BatchNorm
 from training.products import linear
 from training.ragged import RaggedHistory, attend, attention_weights
 
@@ -51,7 +52,7 @@ class QuadraticLayer(nn.Module):
         super().__init__()
         self.num_rows = num_rows
         self.linear = nn.Linear(width, num_rows * width)
-        self.norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
+        self.norm = BatchNorm(width) if batch_norm else nn.Identity()
         self.activation = nn.PReLU()
         self.dropout = nn.Dropout(dropout)
 

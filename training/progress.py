@@ -34,9 +34,9 @@ class Bar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task, self._drawn_s = progress, task, 0.0
 
-    def advance(self, num_rows: int, note: str = "") -> None:
-        """Count rows that are done; `note`, such as the loss, stands beside the bar."""
-        self._progress.update(self._task, advance=num_rows, note=note)
+    def advance(self, num_rows: int, note: str | None = None) -> None:
+        """Count rows that are done; `note`, such as the loss, stands beside the bar until there is another."""
+        self._progress.update(self._task, advance=num_rows, **({} if note is None else {"note": note}))
         if time.monotonic() - self._drawn_s > _REDRAW_S:
             self._progress.refresh()
             self._drawn_s = time.monotonic()

@@ -3,13 +3,14 @@
 Source: the authors' code for arXiv 2504.17699; the figures that it reports are reported here.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.model import QIN, Batch, ItemTable
+from training.ranks import ALONE, Ranks
 
 
 class StepResult(NamedTuple):
@@ -30,10 +31,25 @@ class Optimiser:
     learning_rate, l2, max_grad_norm
         The L2 term is l2 / 2 times the squared norm, every row in every step: rows that are absent from a
         batch move too, so sparse updates would be another optimiser.
+    ranks
+        The processes that each have a share of every batch. All of them take the same step.
+    precision
+        Of the matrix products and what lies between them; weights, gradients and Adam stay float32.
     """
 
-    def __init__(self, model: QIN, items: ItemTable, learning_rate: float, l2: float, max_grad_norm: float) -> None:
+    def __init__(
+        self,
+        model: QIN,
+        items: ItemTable,
+        learning_rate: float,
+        l2: float,
+        max_grad_norm: float,
+        ranks: Ranks = ALONE,
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
         self.model, self.items, self.l2, self.max_grad_norm = model, items, l2, max_grad_norm
+        self._ranks, self._precision = ranks, precision
+        self._logits = ranks.shared(_Logits(model))
         self.adam = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
     @property
@@ -46,20 +62,32 @@ class Optimiser:
         for group in self.adam.param_groups:
             group["lr"] = value
 
-    def step(self, batch: Batch) -> StepResult:
-        """Change the weights by one batch of labelled clicks."""
+    def step(self, batch: Batch, num_rows: int | None = None) -> StepResult:
+        """Change the weights by one batch of labelled clicks.
+
+        Parameters
+        ----------
+        batch
+            This process's share.
+        num_rows
+            Of the whole batch; without, `batch` is whole.
+        """
         self.adam.zero_grad(set_to_none=True)
-        loss = self.loss(batch)
+        loss = self.loss(batch, num_rows)
         loss.backward()  # type: ignore[no-untyped-call]
         penalty, grad_norm = self.update()
-        return StepResult(loss.detach() + penalty, penalty, grad_norm)
+        return StepResult(self._ranks.mean(loss.detach()) + penalty, penalty, grad_norm)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the cross-entropy of a batch, without the L2 term."""
+    def loss(self, batch: Batch, num_rows: int | None = None) -> Tensor:
+        """Return the cross-entropy of a batch, without the L2 term; its mean over all processes is the batch's."""
         assert batch.label is not None
+        with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
+            logits_B = self._logits(self.items, batch)
+        logits_B = logits_B.to(self.model.output.weight.dtype)
         # The same cross-entropy as on the probability, without its loss of digits near 0 and 1.
-        logits_B = self.model.logits(self.items, batch)
-        return F.binary_cross_entropy_with_logits(logits_B, batch.label.to(logits_B.dtype))
+        loss = F.binary_cross_entropy_with_logits(logits_B, batch.label.to(logits_B.dtype))
+        # Shares may be uneven, so that a mean of their means would weigh some rows more.
+        return loss if num_rows is None else loss * (len(batch.label) * self._ranks.size / num_rows)
 
     def update(self) -> tuple[Tensor, Tensor]:
         """Change the weights by the gradients that they have; return the L2 term and the gradients' norm."""
@@ -80,3 +108,14 @@ class Optimiser:
         assert len(gradients) == len(weights)
         torch._foreach_add_(gradients, weights, alpha=self.l2)
         return self.l2 / 2 * self.model.penalty()
+
+
+class _Logits(nn.Module):
+    """What gradients are shared for: they are when `forward` is called on it."""
+
+    def __init__(self, model: QIN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, items: ItemTable, batch: Batch) -> Tensor:
+        return self.model.logits(items, batch)

@@ -24,7 +24,7 @@ def checkpoint(clicks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scores_come_in_row_order(clicks: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row's score is the model's own, however rows fall into batches."""
-    monkeypatch.setattr("training.evaluate._BATCH_ROWS", 100)
+    monkeypatch.setattr("training.evaluate.PREDICTED_ROWS", 100)
     scores, labels = score_checkpoint(checkpoint, clicks / "valid.parquet", clicks / "item_info.parquet")
     data, model = read_dataset(clicks, 64), load_checkpoint(checkpoint).model
     with torch.no_grad():
