@@ -40,6 +40,7 @@ class CheckpointInfo(BaseModel):
     recipe: str
     settings: dict[str, int | float | bool | str] = {}
     data_fingerprint: str | None = None
+    start: str | None = None  # SHA-256 of the checkpoint that training went on from
     epoch: int | None = None
     auc: float | None = None
     log_loss: float | None = None

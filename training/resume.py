@@ -25,6 +25,7 @@ class RunState(BaseModel):
     recipe: Recipe
     data_fingerprint: str
     plateau: Plateau
+    start: str | None = None  # SHA-256 of the checkpoint that the run went on from
 
 
 def save_state(
@@ -50,6 +51,7 @@ def load_state(
     model: nn.Module,
     adam: torch.optim.Optimizer,
     average: nn.Module | None = None,
+    start: str | None = None,
 ) -> Plateau:
     """Bring model, optimiser and average to where the run of `folder` was, and return where that is.
 
@@ -58,7 +60,7 @@ def load_state(
     Raises
     ------
     ResumeError
-        There is nothing to continue, or the run had another recipe or other data.
+        There is nothing to continue, or the run had another recipe, other data or another start.
     CheckpointError
         The stored state is truncated or changed.
     """
@@ -70,6 +72,8 @@ def load_state(
     except ValidationError as error:
         raise ResumeError(f"{folder / STATE} was written by another version: {error.errors()[0]['msg']}") from error
     _check_same(folder, state, recipe, data_fingerprint)
+    if state.start != start:
+        raise ResumeError(f"the run in {folder} went on from {'another' if state.start else 'no'} checkpoint")
     _restore(tensors, model, adam)
     if average is not None:
         average.load_state_dict(_under("average.", tensors))
