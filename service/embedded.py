@@ -82,7 +82,7 @@ class EmbeddedValkey:
         steady = now - self._started_at > _LONGEST_PAUSE_S
         self._pause_s = _FIRST_PAUSE_S if steady else min(2 * self._pause_s, _LONGEST_PAUSE_S)
         self._revive_at = now + self._pause_s
-        _log.warning("embedded Valkey has ended", status=status, reason=last_words(self.folder))
+        _log.warning("embedded Valkey has ended", status=status, last_words=last_words(self.folder))
         try:
             process = start_if_free(self.folder)
         except DataFolderError as error:

