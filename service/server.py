@@ -5,7 +5,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import uvicorn
@@ -150,21 +150,26 @@ class Server(uvicorn.Server):
         await self._lull()
         for door in self.servers:
             door.close()
-            await door.wait_closed()
-        self._seat.leave()
+        # Nothing is awaited in between: who comes to a closed door while it still listens would be cut off.
         for listener in sockets or []:
             listener.close()
+        self._seat.leave()
+        for door in self.servers:
+            await door.wait_closed()
         await self._lull()
         await super().shutdown(sockets)
 
     async def _lull(self) -> None:
-        """Wait until no request has been answered for a moment, if that comes soon enough."""
-        loop = asyncio.get_running_loop()
-        stop, answered, since = loop.time() + _LONGEST_LULL_S, self.server_state.total_requests, loop.time()
-        while since + _LULL_S > (now := loop.time()) and now < stop and self.server_state.connections:
+        """Wait until nothing has been answered for a moment and nobody has come to ask, if that is soon enough."""
+        loop, state = asyncio.get_running_loop(), self.server_state
+        connections: Collection[Any] = state.connections
+        stop, answered, since = loop.time() + _LONGEST_LULL_S, state.total_requests, loop.time()
+        while loop.time() < stop and connections:
             await asyncio.sleep(_LULL_S / 10)
-            if self.server_state.total_requests != answered:
-                answered, since = self.server_state.total_requests, loop.time()
+            if state.total_requests != answered or any(connection.cycle is None for connection in connections):
+                answered, since = state.total_requests, loop.time()
+            if loop.time() - since > _LULL_S:
+                return
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
