@@ -38,7 +38,8 @@ def read_catalogue(path: Path, settings: Settings) -> RawCatalogue:
         The file cannot be read, holds no item, has no id column, or an id is missing or repeats.
     """
     names = settings.columns
-    table = read_table(path, [names.item], [*names.text, names.tags, names.image], text=[names.item])
+    described = [*names.text, names.tags, names.image]
+    table = read_table(path, [names.item], described, text=[names.item, *described])
     if not len(table):
         raise SourceError(f"{path} holds no items")
     item = raw_ids(path, names.item, whole_column(path, table, names.item))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from preparation.errors import SourceError
@@ -110,16 +109,13 @@ def known_events(
     SourceError
         The catalogue lacks the items of more than `max_unknown_share` of the events, or of all.
     """
+    if not len(item):
+        raise SourceError(f"{what}: there are none")
     known: NDArray[np.bool_] = item >= 0
-    share = 1 - known.mean() if len(known) else 0.0
+    share = 1 - known.mean()
     if share > max_unknown_share or not known.any():
         raise SourceError(
             f"{what}: {share:.1%} of {len(known):,} events are on items that the catalogue lacks; "
             f"at most {max_unknown_share:.1%} may be"
         )
     return Events(user[known], item[known], time[known]), known
-
-
-def ids_of(column: pa.ChunkedArray) -> list[object]:
-    """Return the distinct raw ids of a column."""
-    return pc.unique(column).to_pylist()  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from preparation.errors import PreparationError, SourceError
 from preparation.events import read_log
 from preparation.settings import make_settings
 from preparation.source import read_table, read_times
-from tests.preparation.logs import clicks, write
+from tests.preparation.logs import clicks, prepared, write
 
 LOG = {"user_id": ["u", "v"], "item_id": ["7", "08"], "time": [10, 20], "label": [1, 0]}
 
@@ -143,3 +143,16 @@ def test_ids_of_a_large_csv_do_not_depend_on_where_they_stand(
     table = pa.table(columns | {"item_id": ids})
     path = write(tmp_path / "log.csv", {name: table[name] for name in table.column_names})
     assert read_log([path], make_settings()).item.to_pylist() == ids
+
+
+def test_tags_of_a_csv_stay_as_they_are_written(tmp_path: Path) -> None:
+    """007 is no number, whatever the other rows hold."""
+    (tmp_path / "items.csv").write_text("item_id,title,tags\n4,12,007\n5,013,8\n")
+    catalogue = read_catalogue(tmp_path / "items.csv", make_settings())
+    assert (catalogue.text, catalogue.tags) == (["12", "013"], [["007"], ["8"]])
+
+
+def test_a_log_without_events_is_refused(tmp_path: Path) -> None:
+    """There is nothing to learn from."""
+    with pytest.raises(SourceError, match="events: there are none"):
+        prepared(tmp_path, {name: values[:0] for name, values in clicks().items()})
