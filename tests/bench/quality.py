@@ -52,6 +52,7 @@ def main() -> None:
         items, users = held_out(arguments.data, valid, arguments.hold_out)
         parts = held_out_parts(valid, items, users)
         write_without(arguments.data, data, items, users)
+    parts = {name: rows for name, rows in parts.items() if rows.any()}
     console, runs = Console(), []
     for seed in range(1, arguments.seeds + 1):
         out = arguments.out / f"seed-{seed}"
