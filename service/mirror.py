@@ -7,11 +7,9 @@ whose number of items is not what it should be. A bucket that cannot be read at 
 """
 
 import asyncio
-import contextlib
 import itertools
-import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
 import structlog
 from redis.asyncio import Redis
@@ -19,27 +17,25 @@ from redis.exceptions import ResponseError
 
 from contract.codec import NUM_BUCKETS, bucket_of
 from service import log
-from service.bucket import Bucket, Changes
 from service.items import Items, batched
 from service.misses import Misses
-from service.timed import REDIS_ERRORS
+from service.packed_items import PackedItems
+from service.persistence import persistently
 
 _WAIT_MS = 500
 _WAIT_BROKEN_MS = 20
 """How long to wait for news while buckets are being read again: they are followed from the next waiting on."""
 _GATHER_S = 0.005
-_ENTRIES_AT_ONCE = 1024
+_ENTRIES_AT_ONCE = 512
+"""Few enough that a rank which waits for the event loop waits for some milliseconds."""
 _READ_AT_ONCE = 1024
 _RESYNC_AT_ONCE = 4
 _CHECK_EVERY_S = 1.0
-_LONGEST_PAUSE_S = 2.0
 
 _log = structlog.get_logger(__name__)
 
-Listener = Callable[[Collection[int]], None]
 
-
-class Mirror:
+class Mirror(PackedItems):
     """The catalogue as packed items by id.
 
     Parameters
@@ -51,15 +47,11 @@ class Mirror:
     """
 
     def __init__(self, redis: Redis, capacity: int | None = None) -> None:
-        self._redis, self._items, self.capacity = redis, Items(redis), capacity
+        super().__init__(capacity)
+        self._redis, self._items = redis, Items(redis)
         self.misses = Misses()
-        self._buckets = [Bucket() for _ in range(NUM_BUCKETS)]
         self._to_repair = asyncio.Event()
-        self._listeners: list[Listener] = []
         self._degraded = False
-
-    def __len__(self) -> int:
-        return sum(len(bucket.values) for bucket in self._buckets)
 
     @property
     def degraded(self) -> bool:
@@ -76,42 +68,6 @@ class Mirror:
         """How many buckets cannot be read; their items are as last seen."""
         return sum(bucket.error is not None for bucket in self._buckets)
 
-    def get(self, item_id: int) -> bytes | None:
-        """Return the packed item, or None."""
-        return self._buckets[bucket_of(item_id)].values.get(item_id)
-
-    def snapshot(self) -> tuple[list[int], list[bytes]]:
-        """Return the ids and the packed values of all items as they are now."""
-        ids = itertools.chain.from_iterable(bucket.values for bucket in self._buckets)
-        return list(ids), list(itertools.chain.from_iterable(bucket.values.values() for bucket in self._buckets))
-
-    def batches(self, size: int) -> Iterator[tuple[tuple[int, bytes], ...]]:
-        """Yield all items in batches of up to `size`, each bucket as it is when its turn comes."""
-        yield from batched(itertools.chain.from_iterable(list(b.values.items()) for b in self._buckets), size)
-
-    def subscribe(self, listener: Listener) -> None:
-        """Call `listener` with the ids of items that changed or went, from now on."""
-        self._listeners.append(listener)
-
-    def unsubscribe(self, listener: Listener) -> None:
-        """Call `listener` no more."""
-        with contextlib.suppress(ValueError):
-            self._listeners.remove(listener)
-
-    def some(self, count: int) -> list[int]:
-        """Return up to `count` ids of items that are held, whichever."""
-        return list(itertools.islice(itertools.chain.from_iterable(bucket.values for bucket in self._buckets), count))
-
-    def admit(self, values: Mapping[int, bytes]) -> None:
-        """Hold items that were read for a rank, as far as there is room; one that is held already is newer."""
-        self._apply(self._fitting({i: value for i, value in values.items() if self.get(i) is None}))
-
-    def evict(self, item_ids: Iterable[int]) -> list[int]:
-        """Hold items no more, and return which of them were held; they stay in Redis."""
-        held = [item_id for item_id in item_ids if self.get(item_id) is not None]
-        self._apply(dict.fromkeys(held))
-        return held
-
     async def load(self) -> None:
         """Read the whole catalogue, or as much as is held of it. Errors of Redis pass through."""
         await self._resync_broken()
@@ -119,8 +75,8 @@ class Mirror:
     async def follow(self) -> None:
         """Follow the log until cancelled, through any time that Redis is away."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(_persistently(self._follow_for_a_while, "catalogue"))
-            group.create_task(_persistently(self._repair, "broken part of the catalogue"))
+            group.create_task(persistently(self._follow_for_a_while, "catalogue"))
+            group.create_task(persistently(self._repair, "broken part of the catalogue"))
 
     async def _follow_for_a_while(self) -> None:
         """Check every bucket's end, then follow those that are whole until the next check is due."""
@@ -128,7 +84,7 @@ class Mirror:
         stop, count = time.monotonic() + _CHECK_EVERY_S, _ENTRIES_AT_ONCE // NUM_BUCKETS
         while time.monotonic() < stop:
             whole = {number: bucket.position for number, bucket in enumerate(self._buckets) if not bucket.broken}
-            wait_ms = _WAIT_MS if len(whole) == NUM_BUCKETS else _WAIT_BROKEN_MS
+            wait_ms = _WAIT_BROKEN_MS if any(b.broken and not b.error for b in self._buckets) else _WAIT_MS
             if not whole:
                 await asyncio.sleep(wait_ms / 1000)
                 continue
@@ -157,7 +113,7 @@ class Mirror:
                 positions[number] = position
         self.misses.written(touched)
         for ids in batched(self._worth_reading(touched), _READ_AT_ONCE):
-            self._apply(self._fitting(await self._items.read(ids)))
+            self.apply(self.fitting(await self._items.read(ids)))
         for number, position in positions.items():
             self._buckets[number].position = position
         self._recount()
@@ -165,7 +121,7 @@ class Mirror:
     def _worth_reading(self, touched: set[int]) -> list[int]:
         """Leave out items of buckets that are read again as a whole and, where the mirror is full, those outside."""
         whole = [item_id for item_id in touched if not self._buckets[bucket_of(item_id)].broken]
-        room = self._room()
+        room = self.room
         if room >= len(whole):
             return whole
         held = [item_id for item_id in whole if self.get(item_id) is not None]
@@ -234,7 +190,7 @@ class Mirror:
         except ResponseError as error:
             self._note_error(number, error)
             return
-        self._apply(self._fitting(bucket.take(stored, gone, tail)))
+        self.apply(self.fitting(bucket.take(stored, gone, tail)))
         bucket.num_foreign = num_foreign
         self._recount()
 
@@ -255,54 +211,14 @@ class Mirror:
             for ids in batched(held, _READ_AT_ONCE):
                 read = await self._items.read(ids)
                 stored.update((item_id, value) for item_id, value in read.items() if value is not None)
-            if self._room() <= 0:
+            if self.room <= 0:
                 return stored, 0
         async for page, foreign in self._items.scan(number):
             stored.update(page)
             num_foreign += foreign
-            if len(stored) - len(held) >= self._room():
+            if len(stored) - len(held) >= self.room:
                 break
         return stored, num_foreign
 
-    def _room(self) -> float:
-        return math.inf if self.capacity is None else self.capacity - len(self)
-
-    def _fitting(self, changes: Changes) -> Changes:
-        """Leave out items that are not held and for which there is no room."""
-        room = self._room()
-        if room >= len(changes):
-            return changes
-        held = {item_id: value for item_id, value in changes.items() if self.get(item_id) is not None}
-        others = ((item_id, value) for item_id, value in changes.items() if item_id not in held and value is not None)
-        return {**held, **dict(itertools.islice(others, int(room)))}
-
-    def _apply(self, changes: Changes) -> None:
-        for item_id, value in changes.items():
-            self._buckets[bucket_of(item_id)].apply(item_id, value)
-        for listener in list(self._listeners) if changes else ():
-            try:
-                listener(changes.keys())
-            except Exception:
-                _log.exception("items changed, and somebody could not be told")
-
     def _recount(self) -> None:
         self._degraded = any(bucket.lost or bucket.error for bucket in self._buckets)
-
-
-async def _persistently(step: Callable[[], Awaitable[None]], what: str) -> None:
-    """Repeat a step for ever, after a growing pause where it fails."""
-    pause_s = 0.0
-    while True:
-        try:
-            await step()
-            if pause_s:
-                _log.info(f"{what} followed again")
-            pause_s = 0.0
-            continue
-        except REDIS_ERRORS as error:
-            if not pause_s:
-                _log.warning(f"{what} cannot be followed, trying again", error=repr(error))
-        except Exception:
-            _log.exception(f"{what} is not readable, trying again")
-        pause_s = min(max(2 * pause_s, 0.05), _LONGEST_PAUSE_S)
-        await asyncio.sleep(pause_s)

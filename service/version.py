@@ -15,7 +15,7 @@ from scoring.scorer import Scorer
 from service.mirror import Mirror
 from service.recency import Recency
 
-_FILL_AT_ONCE = 4096
+_FILL_AT_ONCE = 8192
 _FOLLOW_AT_ONCE = 512
 """Large enough that exchanging the map costs less than encoding, small enough that a rank may wait for it."""
 _LOOK_FOR_ROWS_S = 0.001
