@@ -81,7 +81,7 @@ class RowWriter:
         return levels
 
 
-def _mixed(computed: Ragged, served: Ragged, request: NDArray[np.int64]) -> Ragged:
+def _mixed(computed: Ragged, served: Ragged, request: NDArray[np.integer]) -> Ragged:
     """Return the served history where there is a request, else the computed one."""
     values = np.concatenate([computed.values, served.values])
     shift, asked = len(computed.values), np.maximum(request, 0)

@@ -15,8 +15,8 @@ class Rows:
     item: NDArray[np.int64]  # (n,) positions in the catalogue
     time: NDArray[np.int64]  # (n,) microseconds; what is known of user and item is what was so before
     clicked: NDArray[np.bool_]  # (n,)
-    request: NDArray[np.int64]  # (n,) position in the served requests, -1 where none
-    slot: NDArray[np.int64]  # (n,) position among all candidates served, -1 where none
+    request: NDArray[np.integer]  # (n,) position in the served requests, -1 where none
+    slot: NDArray[np.integer]  # (n,) position among all candidates served, -1 where none
 
     def __len__(self) -> int:
         return len(self.time)
@@ -41,18 +41,12 @@ class Rows:
         clicked: NDArray[np.bool_],
     ) -> "Rows":
         """Return rows of which history and levels follow from the clicks."""
-        nowhere = np.full(len(time), -1)
+        nowhere = np.full(len(time), -1, dtype=np.int8)
         return cls(user, item, time, clicked, nowhere, nowhere)
 
     @classmethod
     def joined(cls, parts: Sequence["Rows"]) -> "Rows":
         """Return the rows of all parts by time; rows of one moment stay in the order in which they were given."""
-        whole = cls(
-            np.concatenate([part.user for part in parts]),
-            np.concatenate([part.item for part in parts]),
-            np.concatenate([part.time for part in parts]),
-            np.concatenate([part.clicked for part in parts]),
-            np.concatenate([part.request for part in parts]),
-            np.concatenate([part.slot for part in parts]),
-        )
-        return whole.where(np.argsort(whole.time, kind="stable"))
+        order = np.argsort(np.concatenate([part.time for part in parts]), kind="stable")
+        # Column by column: no second copy of all of them at once.
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts])[order] for name in cls.__slots__})
