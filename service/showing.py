@@ -75,6 +75,8 @@ class Showing:
         """Show nothing more."""
         if self._following is not None:
             self._following.cancel()
+            # A cancelled task remembers where: in a circle of references tables would outlive their last user.
+            self._following = None
 
     def close(self) -> None:
         """Give everything back: the worker is gone."""

@@ -71,8 +71,9 @@ class LoadedVersion:
         """Stop following. Requests that are still in flight on this version end undisturbed."""
         self._mirror.unsubscribe(self._note)
         if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
+            following, self._following = self._following, None
+            following.cancel()
+            await asyncio.wait([following])
 
     async def write_now(self, item_ids: list[int]) -> None:
         """Bring items up to date before any others that wait for it."""
