@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from preparation.embedding import Embedder
 from preparation.errors import StoredError
+from preparation.levels import LevelRule
 from preparation.settings import Settings
 from preparation.tfidf import Tfidf
 
@@ -34,8 +35,8 @@ class _Stored(BaseModel):
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     settings: Settings
     tags: list[str]
-    likes_edges: list[float]
-    views_edges: list[float]
+    likes: LevelRule
+    views: LevelRule
     text_encoder: str
     image_encoder: str
     words: list[str] | None
@@ -50,8 +51,8 @@ class Fitted:
 
     settings: Settings
     tags: list[str]  # tag i + 1 is element i
-    likes_edges: list[float]  # see `preparation.levels`
-    views_edges: list[float]
+    likes: LevelRule
+    views: LevelRule
     embedder: Embedder
     items_kept: bool  # item ids are what they were in the catalogue
     next_item_id: int  # the smallest id above all of the catalogue's
@@ -66,8 +67,8 @@ class Fitted:
         stored = _Stored(
             settings=self.settings,
             tags=self.tags,
-            likes_edges=self.likes_edges,
-            views_edges=self.views_edges,
+            likes=self.likes,
+            views=self.views,
             text_encoder=self.embedder.text_encoder,
             image_encoder=self.embedder.image_encoder,
             words=None if tfidf is None else tfidf.words,
@@ -101,8 +102,8 @@ def load_fitted(folder: Path) -> Fitted:
     return Fitted(
         stored.settings,
         stored.tags,
-        stored.likes_edges,
-        stored.views_edges,
+        stored.likes,
+        stored.views,
         embedder,
         stored.items_kept,
         stored.next_item_id,

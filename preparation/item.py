@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from contract.ids import MAX_ID
 from contract.wire import Item
 from preparation.describe import image_of, tags_of, text_of
 from preparation.errors import SourceError
 from preparation.fitted import ITEM_IDS, Fitted
-from preparation.levels import to_levels
 from preparation.tags import to_slots
 
 
@@ -24,7 +22,8 @@ def prepare_item(fitted: Fitted, folder: Path, row: Mapping[str, Any], images: P
     folder
         Where the preparation lies; its ids are read only if the item's is no integer that could be kept.
     row
-        The item by the catalogue's column names, and `likes` and `views`: its counts so far, by default 0.
+        The item by the catalogue's column names, and `likes` and `views`, by default 0: how often it was clicked and
+        shown within as long a time as the log spans.
     images
         The folder that an image's path is relative to.
 
@@ -43,8 +42,8 @@ def prepare_item(fitted: Fitted, folder: Path, row: Mapping[str, Any], images: P
         embedding=embedding.astype(float).tolist(),
         item_id=item_id,
         tags=tags[tags > 0].tolist(),
-        likes_level=int(to_levels(np.array([_count(row, "likes")]), fitted.likes_edges)[0]),
-        views_level=int(to_levels(np.array([_count(row, "views")]), fitted.views_edges)[0]),
+        likes_level=fitted.likes.level(_count(row, "likes")),
+        views_level=fitted.views.level(_count(row, "views")),
     )
     return item, remark
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from preparation.levels import to_levels
 from preparation.rows import Rows
 from preparation.served import Served
-from preparation.timeline import Before, Ragged, Timeline
+from preparation.timeline import Popularity, Ragged, Timeline
 
 _ROWS_AT_ONCE = 1 << 17
 
@@ -45,13 +45,13 @@ class RowWriter:
         self,
         item_ids: NDArray[np.int64],
         timeline: Timeline,
-        likes: Before,
-        views: Before,
+        likes: Popularity,
+        views: Popularity,
         edges: tuple[list[float], list[float]],
         served: Served | None,
     ) -> None:
         self._item_ids, self._timeline, self._edges = item_ids, timeline, edges
-        self._counts = (likes, views)
+        self._popularity = (likes, views)
         self._served = served
 
     def write(self, path: Path, rows: Rows) -> None:
@@ -71,10 +71,10 @@ class RowWriter:
         return _mixed(computed, self._served.history, rows.request)
 
     def _levels(self, rows: Rows) -> NDArray[np.int64]:
-        likes, views = self._counts
-        num_likes = likes.counts(rows.item, rows.time)
-        num_views = num_likes if views is likes else views.counts(rows.item, rows.time)
-        levels = np.stack([to_levels(num_likes, self._edges[0]), to_levels(num_views, self._edges[1])], axis=1)
+        likes, views = self._popularity
+        liked = likes.shares(rows.item, rows.time)
+        viewed = liked if views is likes else views.shares(rows.item, rows.time)
+        levels = np.stack([to_levels(liked, self._edges[0]), to_levels(viewed, self._edges[1])], axis=1)
         if self._served is not None:
             used = rows.slot >= 0
             levels[used] = self._served.levels[rows.slot[used]]
@@ -116,11 +116,14 @@ def _lists(values: NDArray[np.generic]) -> pa.Array:
 
 
 def write_last_levels(
-    path: Path, item_ids: NDArray[np.int64], counts: tuple[Before, Before], edges: tuple[list[float], list[float]]
+    path: Path,
+    item_ids: NDArray[np.int64],
+    popularity: tuple[Popularity, Popularity],
+    edges: tuple[list[float], list[float]],
 ) -> None:
     """Write each item with the levels that it has after the last event, in the layout of clicks without label."""
     positions, end = np.arange(len(item_ids)), np.full(len(item_ids), np.iinfo(np.int64).max)
-    levels = [to_levels(before.counts(positions, end), edge) for before, edge in zip(counts, edges, strict=True)]
+    levels = [to_levels(which.shares(positions, end), edge) for which, edge in zip(popularity, edges, strict=True)]
     nothing = np.zeros(len(item_ids), dtype=np.int64)
     empty = Ragged(nothing[:0], np.zeros(len(item_ids) + 1, dtype=np.int64))
     batch = _batch(nothing, item_ids, empty, np.stack(levels, axis=1), nothing.astype(np.float32))

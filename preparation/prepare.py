@@ -15,18 +15,18 @@ from preparation.embedding import fit_embedder
 from preparation.errors import SettingError, SourceError
 from preparation.fitted import ITEM_IDS, USER_IDS, Fitted, load_fitted
 from preparation.identity import IdMap, load_ids, make_ids
-from preparation.levels import fit_edges
+from preparation.levels import LevelRule, fit_edges
 from preparation.output import RowWriter, write_items, write_last_histories, write_last_levels
 from preparation.rows import Rows
 from preparation.settings import Settings, check_alike
 from preparation.split import Split, make_split
 from preparation.tags import fit_tags, to_slots
-from preparation.timeline import Before, Timeline
+from preparation.timeline import Popularity, Timeline
 
 PREPARATION = "preparation"
 TRAIN, VALID, TEST, ITEM_INFO = "train.parquet", "valid.parquet", "test.parquet", "item_info.parquet"
 _COUNTED_ROWS = 1_000_000
-"""The quantiles of so many rows' counts are no different from those of all."""
+"""The quantiles of so many rows' shares are no different from those of all."""
 LAST_LEVELS, LAST_HISTORIES = "last_levels.parquet", "last_histories.parquet"
 
 
@@ -102,8 +102,8 @@ class _Work:
         """Write all files, and return number of rows and clicks of the three that are for training."""
         logs = self.logs
         timeline = Timeline(logs.clicks, self.item_ids, self.settings.history_length)
-        likes = Before(logs.clicks.item, logs.clicks.time)
-        views = likes if logs.shown is logs.clicks else Before(logs.shown.item, logs.shown.time)
+        likes = Popularity(logs.clicks, len(self.catalogue))
+        views = likes if logs.shown is logs.clicks else Popularity(logs.shown, len(self.catalogue))
         parts = self.split.parts(self.rows)
         edges = self._edges(parts[TRAIN], likes, views)
         writer = RowWriter(self.item_ids, timeline, likes, views, edges, logs.served)
@@ -113,19 +113,21 @@ class _Work:
             writer.write(folder / name, rows)
         write_last_levels(folder / LAST_LEVELS, self.item_ids, (likes, views), edges)
         write_last_histories(folder / LAST_HISTORIES, np.unique(logs.clicks.user), timeline)
-        self._write_items(folder, edges)
+        totals = likes.total, views.total
+        rules = [LevelRule(edge, total, len(self.catalogue)) for edge, total in zip(edges, totals, strict=True)]
+        self._write_items(folder, rules[0], rules[1])
         return {name: (len(rows), int(rows.clicked.sum())) for name, rows in parts.items()}
 
-    def _edges(self, train: Rows, likes: Before, views: Before) -> tuple[list[float], list[float]]:
+    def _edges(self, train: Rows, likes: Popularity, views: Popularity) -> tuple[list[float], list[float]]:
         if self.before is not None:
-            return self.before.likes_edges, self.before.views_edges
+            return self.before.likes.edges, self.before.views.edges
         sample = train.where(slice(None, None, max(len(train) // _COUNTED_ROWS, 1)))
-        likes_edges = fit_edges(likes.counts(sample.item, sample.time), self.settings)
+        likes_edges = fit_edges(likes.shares(sample.item, sample.time), self.settings)
         if views is likes:
             return likes_edges, likes_edges
-        return likes_edges, fit_edges(views.counts(sample.item, sample.time), self.settings)
+        return likes_edges, fit_edges(views.shares(sample.item, sample.time), self.settings)
 
-    def _write_items(self, folder: Path, edges: tuple[list[float], list[float]]) -> None:
+    def _write_items(self, folder: Path, likes: LevelRule, views: LevelRule) -> None:
         """Write item_info, and what was fitted."""
         catalogue, settings = self.catalogue, self.settings
         if self.before is None:
@@ -137,7 +139,7 @@ class _Work:
             tags = fit_tags(catalogue.tags, settings.num_tags, self.before.tags)
         write_items(folder / ITEM_INFO, self.item_ids, to_slots(catalogue.tags, tags, settings.max_tags), embedding)
         next_id = int(self.items.ids.max()) + 1
-        fitted = Fitted(settings, tags, *edges, embedder, self.items.kept, next_id)
+        fitted = Fitted(settings, tags, likes, views, embedder, self.items.kept, next_id)
         fitted.save(folder / PREPARATION)
         self.items.save(folder / PREPARATION / ITEM_IDS)
         self.logs.users.save(folder / PREPARATION / USER_IDS)

@@ -1,4 +1,4 @@
-"""What was known before a moment: a user's clicks, an item's counts. Everything at or after it stays unseen."""
+"""What was known before a moment: a user's clicks, an item's share. Everything at or after it stays unseen."""
 
 from typing import Self, TypeVar
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preparation.events import Events
+from preparation.levels import to_shares
 
 T = TypeVar("T", bound=np.integer)
 
@@ -76,6 +77,21 @@ class Timeline:
         """Return the last item ids that each of (m,) users had clicked before a time."""
         starts, ends = self._before.spans(user, time)
         return Ragged.gathered(self._item, np.maximum(starts, ends - self._length), ends)
+
+
+class Popularity:
+    """How items stood among all before any moment, by their events; see `preparation.levels` for what a share is."""
+
+    __slots__ = ("_before", "_num_items", "_times", "total")
+
+    def __init__(self, events: Events, num_items: int) -> None:
+        self._before, self._num_items = Before(events.item, events.time), num_items
+        self._times = np.sort(events.time)
+        self.total = len(events)
+
+    def shares(self, item: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return (m,) the share of each item strictly before a time."""
+        return to_shares(self._before.counts(item, time), _search(self._times, time), self._num_items)
 
 
 class Ragged:

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 _WIDTH, _HEIGHT = 460, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 14, 14, 40
 
 
 @dataclass(frozen=True, slots=True)

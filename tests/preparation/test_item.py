@@ -12,7 +12,6 @@ from contract.wire import Item
 from preparation.errors import SourceError, StoredError
 from preparation.fitted import load_fitted
 from preparation.item import prepare_item, read_rows
-from preparation.levels import to_levels
 from tests.preparation.logs import clicks, prepared, write_catalogue
 
 
@@ -28,7 +27,7 @@ def test_an_item_of_the_catalogue_is_prepared_as_it_was(plain: Path, tmp_path: P
         assert (item.item_id, remark) == (row["item_id"], None)
         assert np.abs(np.array(item.embedding) - info.embedding[position]).max() < 1e-6
         assert item.tags == [tag for tag in info.tags[position].tolist() if tag]
-        assert item.likes_level == to_levels(np.array([30]), fitted.likes_edges)[0]
+        assert item.likes_level == fitted.likes.level(30)
         assert item.views_level == 0
 
 

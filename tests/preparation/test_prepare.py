@@ -17,7 +17,7 @@ FILES = ("train.parquet", "valid.parquet", "test.parquet")
 
 
 def test_rows_know_nothing_of_their_own_moment_or_later(plain: Path) -> None:
-    """Every clicked row, compared with a loop over the log: history, and levels by the counts before it."""
+    """Every clicked row, compared with a loop over the log: history, and levels by what was counted before it."""
     log = clicks()
     fitted = load_fitted(plain / "preparation")
     events = sorted(zip(log["time"], log["user_id"], log["item_id"], range(2000), strict=True), key=lambda e: e[0])
@@ -26,8 +26,8 @@ def test_rows_know_nothing_of_their_own_moment_or_later(plain: Path) -> None:
     for time, user, item, _ in events:
         before = [event for event in events if event[0] < time]
         of_user = sorted((event for event in before if event[1] == user), key=lambda e: (e[0], e[3]))
-        count = sum(event[2] == item for event in before)
-        level = int(to_levels(np.array([count]), fitted.likes_edges)[0])
+        share = sum(event[2] == item for event in before) * NUM_ITEMS / max(len(before), 1)
+        level = int(to_levels(np.array([share]), fitted.likes.edges)[0])
         wanted[user, item].append(([int(event[2]) for event in of_user][-8:], level))
     assert len(clicked) == len(events)
     for row in clicked:
@@ -92,9 +92,10 @@ def test_what_serving_starts_from_is_what_was_known_at_the_end(plain: Path) -> N
         assert np.frombuffer(histories[user], dtype="<i8").tolist() == wanted.tolist()
     assert differing == 0
     levels, _ = last_levels(np.arange(1, NUM_ITEMS + 1), [plain / "last_levels.parquet"])
-    edges = load_fitted(plain / "preparation").likes_edges
+    rule = load_fitted(plain / "preparation").likes
     counts = np.bincount(log["item_id"], minlength=NUM_ITEMS + 1)[1:]
-    assert levels[:, 0].tolist() == to_levels(counts, edges).tolist()
+    assert levels[:, 0].tolist() == [rule.level(int(count)) for count in counts]
+    assert len(set(levels[:, 0].tolist())) > 5
 
 
 def test_labels_in_the_log_are_the_rows(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_labels_in_the_log_are_the_rows(tmp_path: Path) -> None:
     last = rows.history[rows.user_id == 3][-1]
     assert {(3, item) for item in last.tolist() if item} <= met
     fitted = load_fitted(folder / "preparation")
-    assert fitted.views_edges != fitted.likes_edges
+    assert fitted.views.edges != fitted.likes.edges
 
 
 def test_impressions_are_the_rows_and_take_their_labels_from_clicks(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_the_next_day_goes_on_from_the_first(plain: Path, tmp_path: Path) -> Non
     assert new.tags[:NUM_ITEMS].tolist() == old.tags.tolist()
     assert len(new) == NUM_ITEMS + 10
     fitted, fitted_before = load_fitted(made.folder / "preparation"), load_fitted(before)
-    assert fitted.likes_edges == fitted_before.likes_edges
+    assert fitted.likes.edges == fitted_before.likes.edges
     assert fitted.tags[: len(fitted_before.tags)] == fitted_before.tags
     assert sum(made.num_clicks.values()) == 500
     assert (read_clicks(made.folder / "train.parquet", 8).history != 0).all()  # all from the first day on
