@@ -25,8 +25,10 @@ namespace {
 constexpr size_t kBlockRows = 60;
 // With fewer rows per thread, reading the weights costs more than waiting for the other threads.
 constexpr size_t kRowsWorthABlock = 24;
-// Rows that one thread assembles at a time where threads share a layer.
-constexpr size_t kAssembledAtOnce = 8;
+// Rows that one thread assembles, converts or puts out at a time where threads share a layer.
+constexpr size_t kRowsAtOnce = 8;
+// With fewer rows, converting and putting out is done sooner than another thread has a share of it.
+constexpr size_t kRowsWorthSharing = 2 * kRowsAtOnce;
 
 // Sizes that follow from a tower's shape.
 struct Layout {
@@ -167,6 +169,13 @@ struct Block {
 
   // Distance in numbers from one group of a row's columns to the next.
   size_t step() const { return num_rows * kLanes; }
+
+  // What a layer wrote is what the next one reads.
+  void turn() {
+    float* const written = next;
+    next = x;
+    x = written;
+  }
 };
 
 // x + prelu(x * linear + shift)
@@ -334,7 +343,7 @@ class Tower {
   const qin::TowerShape& shape() const { return shape_; }
   size_t num_rows() const { return arguments_.num_rows; }
 
-  // The rows' input, through layer 1 where it is split, as the first product takes it.
+  // The rows' input, through layer 1 where it is split, and on to the first product.
   void assemble(const Block& block, size_t first, size_t last, float* line) const {
     for (size_t row = first; row < last; ++row) {
       float* linear = line + layout_.padded;
@@ -348,7 +357,7 @@ class Tower {
         store(block.x + column * block.num_rows + row * kLanes, x);
       }
     }
-    prepare_operand(block, layout_, shape_.precision, first, last);
+    go_on(block, 0, first, last);
   }
 
   void multiply_panels(const Block& block, size_t product, size_t first, size_t last) const {
@@ -356,16 +365,20 @@ class Tower {
     run_panels({layout_, packed_, block, shape_.width, layer, product}, tiles_, first, last);
   }
 
-  // Makes what a layer wrote what the next one reads.
-  void turn(Block& block, size_t product) const {
-    float* const written = block.next;
-    block.next = block.x;
-    block.x = written;
-    if (product + 1 < layout_.products) prepare_operand(block, layout_, shape_.precision, 0, block.num_rows);
+  // From x to the operand of product `next`, or behind the last product to the scores.
+  bool goes_on(size_t next) const {
+    return next == layout_.products || shape_.precision != qin::Precision::kFloat32;
+  }
+  void go_on(const Block& block, size_t next, size_t first, size_t last) const {
+    if (next < layout_.products)
+      prepare_operand(block, layout_, shape_.precision, first, last);
+    else
+      put_out(block, first, last);
   }
 
-  void put_out(const Block& block) const {
-    for (size_t row = 0; row < block.num_rows; ++row) {
+ private:
+  void put_out(const Block& block, size_t first, size_t last) const {
+    for (size_t row = first; row < last; ++row) {
       Floats sum = {};
       for (size_t column = 0; column < layout_.padded; column += kLanes)
         sum = fused_multiply_add(load<Floats>(block.x + column * block.num_rows + row * kLanes),
@@ -375,7 +388,6 @@ class Tower {
     }
   }
 
- private:
   // x = [likes | views | target | pooled], zeros up to whole panels.
   void concatenate(size_t row, float* x) const {
     const qin::TowerArguments& a = arguments_;
@@ -455,9 +467,9 @@ struct RunByRows {
       tower.assemble(block, 0, num_rows, block.line);
       for (size_t product = 0; product < tower.layout().products; ++product) {
         tower.multiply_panels(block, product, 0, tower.layout().panels);
-        tower.turn(block, product);
+        block.turn();
+        tower.go_on(block, product + 1, 0, num_rows);
       }
-      tower.put_out(block);
     }
   }
 };
@@ -469,52 +481,65 @@ inline void wait_a_little(size_t times) {
   if (times % 256 == 255) sched_yield();
 }
 
-// Every task takes a share of one stage after the other: rows to assemble, then the panels of each layer.
+// Every task takes a share of one stage after the other: rows to assemble, then for each product its panels, and rows to
+// go on from it with. Few rows are not worth a stage: the task that ends a product goes on with all of them.
 struct RunByPanels {
   const Tower& tower;
-  Block& block;
+  const Block& block;
   char* lines;              // (tasks, 2, padded)
-  size_t rows_at_once, panels_at_once;
+  size_t panels_at_once;
+  bool shares_rows;
   size_t next_unit;         // over all stages, in their order
   size_t units_done;        // likewise
-  size_t stages_ready;      // stages whose results all may read
+  size_t units_ready;       // those of the stages whose results all may read
+
+  static bool multiplies(size_t stage) { return stage % 2 == 1; }
 
   size_t units_of(size_t stage) const {
-    return stage == 0 ? quotient_up(block.num_rows, rows_at_once) : quotient_up(tower.layout().panels, panels_at_once);
+    if (multiplies(stage)) return quotient_up(tower.layout().panels, panels_at_once);
+    return stage == 0 || (shares_rows && tower.goes_on(stage / 2)) ? quotient_up(block.num_rows, kRowsAtOnce) : 0;
   }
 
   static void work(void* data, size_t task) {
     RunByPanels& run = *static_cast<RunByPanels*>(data);
-    const size_t num_stages = 1 + run.tower.layout().products;
+    const size_t num_stages = 1 + 2 * run.tower.layout().products;
     size_t stage = 0, stage_begins = 0;
+    Block block = run.block;
     for (;;) {
       const size_t unit = __atomic_fetch_add(&run.next_unit, 1, __ATOMIC_RELAXED);
-      while (stage < num_stages && unit >= stage_begins + run.units_of(stage)) stage_begins += run.units_of(stage++);
+      while (stage < num_stages && unit >= stage_begins + run.units_of(stage)) {
+        stage_begins += run.units_of(stage);
+        if (multiplies(stage++)) block.turn();
+      }
       if (stage == num_stages) return;
       // Every unit before this one was taken by a thread that runs.
-      for (size_t times = 0; __atomic_load_n(&run.stages_ready, __ATOMIC_ACQUIRE) < stage; ++times)
+      for (size_t times = 0; __atomic_load_n(&run.units_ready, __ATOMIC_ACQUIRE) < stage_begins; ++times)
         wait_a_little(times);
-      run.do_unit(stage, unit - stage_begins, task);
+      run.do_unit(block, stage, unit - stage_begins, task);
       const size_t done = __atomic_add_fetch(&run.units_done, 1, __ATOMIC_ACQ_REL);
-      if (done == stage_begins + run.units_of(stage)) run.end(stage, num_stages);
+      if (done == stage_begins + run.units_of(stage)) run.end(block, stage, done);
     }
   }
 
-  void do_unit(size_t stage, size_t unit, size_t task) {
-    if (stage == 0) {
-      const size_t first = unit * rows_at_once;
-      float* line = reinterpret_cast<float*>(lines) + task * 2 * tower.layout().padded;
-      tower.assemble(block, first, smaller(first + rows_at_once, block.num_rows), line);
-    } else {
+  void do_unit(const Block& block, size_t stage, size_t unit, size_t task) const {
+    if (multiplies(stage)) {
       const size_t first = unit * panels_at_once;
-      tower.multiply_panels(block, stage - 1, first, smaller(first + panels_at_once, tower.layout().panels));
+      tower.multiply_panels(block, stage / 2, first, smaller(first + panels_at_once, tower.layout().panels));
+      return;
     }
+    const size_t first = unit * kRowsAtOnce, last = smaller(first + kRowsAtOnce, block.num_rows);
+    if (stage == 0)
+      tower.assemble(block, first, last, reinterpret_cast<float*>(lines) + task * 2 * tower.layout().padded);
+    else
+      tower.go_on(block, stage / 2, first, last);
   }
 
-  void end(size_t stage, size_t num_stages) {
-    if (stage > 0) tower.turn(block, stage - 1);
-    if (stage + 1 == num_stages) tower.put_out(block);
-    __atomic_store_n(&stages_ready, stage + 1, __ATOMIC_RELEASE);
+  void end(Block block, size_t stage, size_t done) {
+    if (multiplies(stage) && !shares_rows) {
+      block.turn();
+      tower.go_on(block, stage / 2 + 1, 0, block.num_rows);
+    }
+    __atomic_store_n(&units_ready, done, __ATOMIC_RELEASE);
   }
 };
 
@@ -543,10 +568,10 @@ void tower(const qin::TowerShape& shape, const char* packed, const qin::TowerArg
     RunByRows run{tower, plan, scratch, 0};
     return start(RunByRows::work, &run);
   }
-  Block block(tower.layout(), shape, 0, arguments.num_rows, scratch);
+  const Block block(tower.layout(), shape, 0, arguments.num_rows, scratch);
   char* lines = scratch + Block::size(tower.layout(), shape, arguments.num_rows);
   const size_t panels_at_once = quotient_up(tower.layout().panels, 8 * plan.num_tasks);
-  RunByPanels run{tower, block, lines, kAssembledAtOnce, panels_at_once, 0, 0, 0};
+  RunByPanels run{tower, block, lines, panels_at_once, arguments.num_rows >= kRowsWorthSharing, 0, 0, 0};
   start(RunByPanels::work, &run);
 }
 

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -90,11 +91,12 @@ constexpr Start kStarts[] = {
 struct Watch {
   const Start& start;
   mutable size_t num_runs = 0;
+  mutable Task task = nullptr;  // what was shared
 
   static void run(const void* self, Task task, void* data, size_t num_tasks) {
     const Watch& watch = *static_cast<const Watch*>(self);
     if (num_tasks > watch.start.num_threads) abort();
-    ++watch.num_runs;
+    ++watch.num_runs, watch.task = task;
     watch.start.run(nullptr, task, data, num_tasks);
   }
 };
@@ -384,12 +386,29 @@ struct TowerCase {
   }
 };
 
+// How often each way of sharing was taken. The tower's ways are told apart by the task that they start: a single row can
+// be shared by panels alone, so the task that shares one is that way's, and any other one shares rows.
 struct Tally {
   const InstructionSet& set;
   size_t num_attention = 0, num_tower = 0, num_shared = 0;
+  std::map<Task, size_t> tower_tasks = {};
+  Task by_panels = nullptr;
 
   void count(const AttentionCase&) { ++num_attention; }
   void count(const TowerCase&) { ++num_tower; }
+  void count_shared(const AttentionCase&, const Watch& watch) { num_shared += watch.num_runs; }
+  void count_shared(const TowerCase& given, const Watch& watch) {
+    if (!watch.num_runs) return;
+    tower_tasks[watch.task] += watch.num_runs;
+    if (given.shape.rows() == 1) by_panels = watch.task;
+  }
+
+  size_t num_by_panels() const { return by_panels ? tower_tasks.at(by_panels) : 0; }
+  size_t num_by_rows() const {
+    size_t sum = 0;
+    for (const auto& [task, count] : tower_tasks) sum += task == by_panels ? 0 : count;
+    return sum;
+  }
 };
 
 [[noreturn]] void fail(const InstructionSet& set, const std::string& what, const char* start, const char* output,
@@ -413,7 +432,7 @@ void check(const Case& given, const std::vector<Expected>& expected, Tally& tall
       for (size_t i = 0; i < alone[output].size(); ++i)
         if (memcmp(&together[output][i], &alone[output][i], sizeof(float)))
           fail(set, given.text(), start.text, expected[output].name, i, together[output][i], alone[output][i]);
-    tally.num_shared += watch.num_runs;
+    tally.count_shared(given, watch);
   }
   tally.count(given);
 }
@@ -491,6 +510,7 @@ int main(int num_arguments, char** arguments) {
   }
   check_all(tallies, quick);
   for (const Tally& tally : tallies)
-    printf("%s: %zu cases of attention, %zu of the tower, %zu runs shared among threads\n", tally.set.name,
-           tally.num_attention, tally.num_tower, tally.num_shared);
+    printf("%s: %zu cases of attention, %zu of the tower; shared among threads: attention %zu times, the tower %zu times "
+           "by rows and %zu times by panels\n", tally.set.name, tally.num_attention, tally.num_tower, tally.num_shared,
+           tally.num_by_rows(), tally.num_by_panels());
 }
