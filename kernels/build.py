@@ -2,98 +2,21 @@
 
 It needs the standard library and a C++ compiler, no header of ONNX Runtime: the package's build hook runs it before
 anything is installed.
-
-    KernelBuildError        a source does not compile; the message holds the compiler's own words
-    └── NoCompilerError     no compiler works
 """
 
 import argparse
 import os
-import platform
-import re
-import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
+from kernels.compiler import Compiler, KernelBuildError, NoCompilerError, find_compiler
 from kernels.library import LIBRARY, KernelLibrary, KernelLibraryError
-
-SOURCES = Path(__file__).resolve().parent / "cpu"
-
-_BASE = (
-    *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"),
-    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wall", "-Wextra"),
-)
-_AVX512 = ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
-_X86_64: dict[str, tuple[str, ...]] = {
-    "avx2": ("-mavx2", "-mfma"),
-    "avx512": _AVX512,
-    "avx512_vnni": (*_AVX512, "-mavx512vnni"),
-    "avx512_bf16": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
-}
-_AARCH64: dict[str, tuple[str, ...]] = {
-    "neon_dot": ("-march=armv8.2-a+dotprod",),
-    "neon_bf16": ("-march=armv8.6-a+bf16+dotprod",),
-}
-_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
-    "x86_64": _X86_64,
-    "amd64": _X86_64,
-    "aarch64": _AARCH64,
-    "arm64": _AARCH64,
-}
-"""Of each kind of machine, its instruction sets past the plain one, with the flags that their units need."""
-
-_DEFINED = "-Wl,-z,defs"
-_LINKS: tuple[tuple[str, ...], ...] = (
-    # The kernels use nothing of the C++ runtime, so they are tied to no version of it. Compilers that cannot leave it
-    # out altogether (GCC before 13) put in what is used of it.
-    ("-static-libgcc", "-nostdlib++", _DEFINED, "-Wl,--strip-debug"),
-    ("-static-libgcc", "-static-libstdc++", _DEFINED, "-Wl,--exclude-libs,ALL"),
-    (_DEFINED,),
-)
-if sys.platform == "darwin":
-    _LINKS = ((),)  # its linker knows none of these, and leaves nothing undefined anyway
-_PROBE = "#include <atomic>\n#include <cmath>\n#include <cstring>\n#include <new>\n"
-
-
-class KernelBuildError(Exception):
-    """The library cannot be built."""
-
-
-class NoCompilerError(KernelBuildError):
-    """No C++ compiler works on this machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Compiler:
-    """A C++ compiler: the words that start it, and what it calls itself."""
-
-    command: tuple[str, ...]
-    version: str = "unknown"
-
-    def run(self, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-        """Run the compiler and return how it ended and what it said."""
-        words = [str(argument) for argument in arguments]
-        if any(Path(word).stem in ("zig", "ziglang") for word in self.command):
-            # Zig compiles for the very processor that it runs on unless told otherwise, and knows no -march of ARM's.
-            words = ["-mcpu=baseline", *(re.sub(r"^-march=armv[\d.]+-a", "-mcpu=generic", word) for word in words)]
-        return subprocess.run(  # noqa: S603
-            [*self.command, *words], capture_output=True, text=True, check=False, errors="replace"
-        )
-
-    def compiles(self, source: str, flags: Sequence[str] = ()) -> bool:
-        """Whether it turns a source into an object file with these flags."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "probe.cpp")
-            path.write_text(source)
-            return self.run(*_BASE, *flags, "-c", path, "-o", path.with_suffix(".o")).returncode == 0
+from kernels.sources import BASE, LINKS, PROBES, SOURCES, fingerprint, flags_of_sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,29 +38,6 @@ class Units:
     left_out: tuple[str, ...]  # instruction sets that the compiler does not know
 
 
-def find_compiler(environment: Mapping[str, str] | None = None) -> Compiler:
-    """Return the first that works of $CXX, c++, g++, clang++ and the compiler in the Python package `ziglang`.
-
-    Raises
-    ------
-    NoCompilerError
-        None does.
-    """
-    environment = os.environ if environment is None else environment
-    commands = [shlex.split(environment.get("CXX", "")), ["c++"], ["g++"], ["clang++"]]
-    if find_spec("ziglang") is not None:
-        commands.append([sys.executable, "-m", "ziglang", "c++"])
-    for command in commands:
-        program = shutil.which(command[0], path=environment.get("PATH")) if command else None
-        if program is None:
-            continue
-        compiler = Compiler((program, *command[1:]))
-        if compiler.compiles(_PROBE):
-            version = compiler.run("--version").stdout.partition("\n")[0].strip()
-            return Compiler(compiler.command, version or "unknown")
-    raise NoCompilerError("no C++ compiler works: tried $CXX, c++, g++, clang++ and the Python package ziglang")
-
-
 def build(
     output: Path = LIBRARY, sources: Path = SOURCES, sanitize: str | None = None, compiler: Compiler | None = None
 ) -> Built:
@@ -146,7 +46,7 @@ def build(
     Parameters
     ----------
     output
-        Where the library goes.
+        Where the library goes; its folder is made.
     sources
         The folder of `ops.cpp`, `dispatch.cpp` and one `isa_*.cpp` per instruction set.
     sanitize
@@ -158,8 +58,11 @@ def build(
     ------
     KernelBuildError
         Something does not compile, or there is no compiler.
+    OSError
+        The library cannot be written.
     """
     compiler = compiler or find_compiler()
+    output.parent.mkdir(parents=True, exist_ok=True)
     sanitizing = () if sanitize is None else (f"-fsanitize={sanitize}", "-g", "-O1", "-fno-omit-frame-pointer")
     with tempfile.TemporaryDirectory() as folder:
         units = compile_units(Path(folder), sources, compiler, sanitizing)
@@ -197,13 +100,16 @@ def compile_units(
     KernelBuildError
         Something does not compile.
     """
-    candidates = _FLAGS.get((machine or platform.machine()).lower(), {})
+    candidates = flags_of_sets(machine)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        knows = pool.map(lambda name: compiler.compiles("", candidates[name]), candidates)
+        knows = pool.map(lambda name: compiler.compiles(PROBES[name], candidates[name]), candidates)
         chosen = [name for name, known in zip(candidates, knows, strict=True) if known]
         units: dict[str, tuple[str, ...]] = {
             "ops": (),
-            "dispatch": tuple(f"-DQIN_WITH_{name.upper()}" for name in chosen),
+            "dispatch": (
+                *(f"-DQIN_WITH_{name.upper()}" for name in chosen),
+                f'-DQIN_SOURCES="{fingerprint(sources)}"',
+            ),
             "isa_generic": (),
             **{f"isa_{name}": candidates[name] for name in chosen},
         }
@@ -211,7 +117,7 @@ def compile_units(
 
         def compile_unit(name: str) -> Path:
             unit, target = sources / f"{name}.cpp", folder / f"{name}.o"
-            done = compiler.run(*_BASE, *units[name], *flags, "-c", unit, "-o", target)
+            done = compiler.run(*BASE, *units[name], *flags, "-c", unit, "-o", target)
             if done.returncode != 0:
                 raise KernelBuildError(f"{unit} does not compile with {compiler.version}:\n{done.stderr.strip()}")
             return target
@@ -221,10 +127,9 @@ def compile_units(
 
 
 def _link(compiler: Compiler, objects: Sequence[Path], output: Path, sanitizing: Sequence[str]) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        for flags in [()] if sanitizing else _LINKS:
+        for flags in [()] if sanitizing else LINKS:
             done = compiler.run("-shared", *sanitizing, *flags, *objects, "-lm", "-o", unfinished)
             if done.returncode == 0:
                 unfinished.replace(output)
@@ -242,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         _report(given.output, given.sanitize)
-    except (KernelBuildError, KernelLibraryError) as error:
+    except (KernelBuildError, KernelLibraryError, OSError) as error:
         sys.stderr.write(f"kernels.build: {error}\n")
         return 3 if isinstance(error, NoCompilerError) else 1
     return 0

@@ -5,6 +5,8 @@ import struct
 import sys
 from pathlib import Path
 
+from kernels.sources import fingerprint
+
 DOMAIN_VERSION = 2
 """The version of the domain `qin` whose operations these kernels are."""
 
@@ -45,6 +47,7 @@ class KernelLibrary:
             library.qin_use_instruction_set.argtypes = [ctypes.c_char_p]
             library.qin_kernels_created.argtypes = [ctypes.c_char_p]
             library.qin_kernels_created.restype = ctypes.c_uint64
+            library.qin_sources.restype = ctypes.c_char_p
             self._library = library
             version = self.domain_version
         except (OSError, AttributeError) as error:
@@ -56,6 +59,17 @@ class KernelLibrary:
     def domain_version(self) -> int:
         """The version of the domain `qin` that the library registers."""
         return int(self._library.qin_domain_version())
+
+    @property
+    def sources(self) -> str:
+        """The `fingerprint` of what the library was compiled from."""
+        return str(self._library.qin_sources().decode())
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether sources lie beside the library, where `kernels.build` puts it, and are not what made it."""
+        beside = self.path.resolve().parent.parent / "cpu"
+        return beside.is_dir() and fingerprint(beside) != self.sources
 
     @property
     def instruction_sets(self) -> tuple[str, ...]:

@@ -113,7 +113,10 @@ def _options(num_threads: int) -> ort.SessionOptions:
 
 @functools.cache
 def _usable(path: Path | None) -> KernelLibrary | None:
-    """Load the kernel library; one that cannot be used is warned about, once, and counts as none."""
+    """Load the kernel library; one that cannot be used is warned about, once, and counts as none.
+
+    One that was compiled from other sources than lie beside it is used all the same, and warned about too.
+    """
     if path is None:
         return None
     try:
@@ -122,6 +125,8 @@ def _usable(path: Path | None) -> KernelLibrary | None:
     except Exception as error:  # as above
         _log.warning("the fused kernels cannot be used, everything runs without them: %s", error)
         return None
+    if library.is_stale:
+        _log.warning("%s was compiled from other sources than lie beside it; make kernels compiles it again", path)
     return library
 
 

@@ -1,6 +1,6 @@
 // Chooses the instruction set at run time, and tells of it.
 //
-// QIN_WITH_<NAME> is defined for every isa_*.cpp that was compiled.
+// QIN_WITH_<NAME> is defined for every isa_*.cpp that was compiled, QIN_SOURCES as the digest of all sources and flags.
 
 #include <stdio.h>
 #include <string.h>
@@ -140,3 +140,6 @@ QIN_EXPORT int qin_use_instruction_set(const char* name) {
     }
   return -1;
 }
+
+// What the library was compiled from, to be compared with the sources beside it.
+QIN_EXPORT const char* qin_sources() { return QIN_SOURCES; }

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from kernels.build import KernelBuildError, find_compiler
+from kernels.compiler import KernelBuildError, find_compiler
 
 _SOURCE = Path(__file__).with_name("peak.cpp")
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")

@@ -1,13 +1,16 @@
 """Compiling, with real compilers where they are the point and scripts that pretend where their choice is."""
 
+import logging
 import os
 import platform
 from pathlib import Path
 
 import pytest
 
-from kernels.build import SOURCES, Compiler, KernelBuildError, NoCompilerError, build, find_compiler, main
+from kernels.build import build, main
+from kernels.compiler import Compiler, KernelBuildError, NoCompilerError, find_compiler
 from kernels.library import KernelLibrary
+from kernels.sources import PROBES, SOURCES, flags_of_sets
 
 try:
     COMPILER: Compiler | None = find_compiler()
@@ -23,7 +26,7 @@ HEADERS = ("/usr/include", "/usr/local/include", os.environ.get("QIN_ORT_HEADERS
 @pytest.fixture
 def no_zig(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python without the package `ziglang`."""
-    monkeypatch.setattr("kernels.build.find_spec", lambda _: None)
+    monkeypatch.setattr("kernels.compiler.find_spec", lambda _: None)
 
 
 def script(path: Path, text: str) -> Path:
@@ -33,9 +36,18 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
-def pretended(folder: Path, name: str, status: int = 0) -> None:
-    """A compiler that says its name and compiles nothing, with a status."""
-    script(folder / name, f"echo {name} 1.0; exit {status}")
+MAKES = 'while [ $# -gt 1 ]; do test "$1" = -o && : > "$2"; shift; done'
+"""Leaves an empty file where a compiler would its output."""
+
+
+def pretended(folder: Path, name: str, does: str = MAKES) -> None:
+    """A compiler that says its name, and does what it is said to do."""
+    script(folder / name, f"echo {name} 1.0; {does}")
+
+
+def real(folder: Path, name: str, before: str) -> Path:
+    """The real compiler, behind some lines of shell that may refuse what it is asked for."""
+    return script(folder / name, f'{before}\nexec {" ".join(COMPILER.command)} "$@"')
 
 
 def small_sources(folder: Path) -> Path:
@@ -48,6 +60,7 @@ def small_sources(folder: Path) -> Path:
         SHOWN int qin_domain_version() { return 2; }
         SHOWN int qin_use_instruction_set(const char*) { return -1; }
         SHOWN unsigned long qin_kernels_created(const char*) { return 0; }
+        SHOWN const char* qin_sources() { return QIN_SOURCES; }
         SHOWN const char* qin_instruction_set() { return "generic"; }
         SHOWN const char* qin_instruction_sets() {
         return
@@ -76,15 +89,47 @@ def test_compilers_are_tried_in_order(tmp_path: Path, no_zig: None):
 
 def test_a_compiler_that_does_not_work_is_passed_over(tmp_path: Path, no_zig: None):
     """One that is there but compiles nothing, for want of headers say, leaves the turn to the next."""
-    pretended(tmp_path, "c++", status=1)
+    pretended(tmp_path, "c++", "exit 1")
     pretended(tmp_path, "g++")
     assert find_compiler({"PATH": str(tmp_path)}).version == "g++ 1.0"
 
 
+@needs_compiler
+def test_a_compiler_that_cannot_link_is_passed_over(tmp_path: Path, no_zig: None):
+    """It compiles every unit, and would fail at the end."""
+    real(
+        tmp_path, "c++", 'for word in "$@"; do test "$word" = -shared && { echo "cannot find ld" >&2; exit 1; }; done'
+    )
+    pretended(tmp_path, "g++")
+    assert find_compiler({"PATH": f"{tmp_path}:{os.environ['PATH']}"}).version == "g++ 1.0"
+
+
+@pytest.mark.parametrize("wanted", ["true", "absent --of-a-kind", "c++ 'of a kind", "text"])
+def test_a_wanted_compiler_that_does_not_work_is_told_of(tmp_path: Path, no_zig: None, caplog, wanted: str):
+    """$CXX that makes nothing, is not there, is no command or no program: one line, and the next one is taken."""
+    script(tmp_path / "true", "exit 0")
+    (tmp_path / "text").write_text("not a program")
+    (tmp_path / "text").chmod(0o755)
+    pretended(tmp_path, "c++")
+    with caplog.at_level(logging.WARNING):
+        assert find_compiler({"PATH": str(tmp_path), "CXX": wanted}).version == "c++ 1.0"
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("$CXX makes no shared library")
+    assert warning.endswith(f"CXX={wanted}")
+
+
+def test_no_wanted_compiler_is_nothing_to_tell_of(tmp_path: Path, no_zig: None, caplog):
+    """Neither is an empty one."""
+    pretended(tmp_path, "c++")
+    for environment in ({}, {"CXX": ""}, {"CXX": " "}):
+        find_compiler({"PATH": str(tmp_path)} | environment)
+    assert not caplog.records
+
+
 def test_the_compiler_of_the_package_ziglang_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Without a compiler on the path, Python's own package is asked."""
-    monkeypatch.setattr("kernels.build.find_spec", lambda name: name)
-    python = script(tmp_path / "python", 'test "$1 $2 $3" = "-m ziglang c++" && echo zig 1.0')
+    monkeypatch.setattr("kernels.compiler.find_spec", lambda name: name)
+    python = script(tmp_path / "python", f'test "$1 $2 $3" = "-m ziglang c++" && echo zig 1.0; {MAKES}')
     monkeypatch.setattr("sys.executable", str(python))
     assert find_compiler({"PATH": str(tmp_path)}) == Compiler((str(python), "-m", "ziglang", "c++"), "zig 1.0")
 
@@ -111,18 +156,51 @@ def test_without_a_compiler_the_error_says_what_was_tried(tmp_path: Path, no_zig
 @on_x86_64
 def test_an_instruction_set_that_the_compiler_does_not_know_is_left_out(tmp_path: Path):
     """An old compiler gives a library without the newest kernels, and the report says so."""
-    old = script(
-        tmp_path / "old",
-        f"""for word in "$@"; do
-              case $word in -mavx512bf16|-mavx512vnni) echo "unknown option $word" >&2; exit 1;; esac
-            done
-            exec {" ".join(COMPILER.command)} "$@" """,
+    old = real(
+        tmp_path,
+        "old",
+        """for word in "$@"; do
+             case $word in -mavx512bf16|-mavx512vnni) echo "unknown option $word" >&2; exit 1;; esac
+           done""",
     )
     sources = small_sources(tmp_path / "sources")
     built = build(tmp_path / "lib.so", sources, compiler=Compiler((str(old),)))
     assert built.instruction_sets == ("avx512", "avx2", "generic")
     assert built.left_out == ("avx512_bf16", "avx512_vnni")
     assert KernelLibrary(built.path).instruction_sets == ("avx2", "generic")
+
+
+@needs_compiler
+@on_x86_64
+def test_an_instruction_set_that_the_assembler_does_not_know_is_left_out(tmp_path: Path):
+    """The compiler knows the flag, and what it writes nobody can assemble."""
+    old = real(
+        tmp_path,
+        "old",
+        """for word in "$@"; do
+             case $word in *.cpp) if grep -q _dpbf16_ "$word"; then
+               echo "no such instruction: vdpbf16ps" >&2; exit 1
+             fi;; esac
+           done""",
+    )
+    built = build(tmp_path / "lib.so", small_sources(tmp_path / "sources"), compiler=Compiler((str(old),)))
+    assert built.left_out == ("avx512_bf16",)
+    assert built.instruction_sets == ("avx512_vnni", "avx512", "avx2", "generic")
+
+
+def test_every_instruction_set_has_a_probe():
+    """On any kind of machine: a set without one could not be built."""
+    assert {name for machine in ("x86_64", "aarch64") for name in flags_of_sets(machine)} == set(PROBES)
+
+
+@needs_compiler
+def test_what_cannot_be_written_is_told_in_one_line(tmp_path: Path, capsys):
+    """A tree that is read only, say: no traceback, and status 1."""
+    (tmp_path / "lib").write_text("not a folder")
+    assert main(["--output", str(tmp_path / "lib" / "lib.so")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("kernels.build: ")
+    assert str(tmp_path / "lib") in line
 
 
 @needs_compiler

@@ -1,9 +1,11 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from kernels.build import build
 from kernels.library import DOMAIN_VERSION, KernelLibrary, KernelLibraryError, find_library
+from kernels.sources import fingerprint
 from tests.kernels.test_build import needs_compiler, small_sources
 
 
@@ -11,6 +13,43 @@ from tests.kernels.test_build import needs_compiler, small_sources
 def test_where_a_compiler_works_the_kernels_are_built():
     """A library that is missing would let every test of kernels pass by being skipped; `make kernels` builds it."""
     assert find_library() is not None
+
+
+@needs_compiler
+def test_the_built_library_is_made_of_the_sources_that_are_here():
+    """One of older sources would pass every test of kernels, and what was changed would be tested by none."""
+    library = KernelLibrary(find_library())
+    assert library.sources == fingerprint()
+    assert not library.is_stale
+
+
+@needs_compiler
+def test_a_library_is_stale_where_the_sources_beside_it_are_others(tmp_path: Path):
+    """A changed, a new and a removed source all show; without any beside it, a library is not said to be stale."""
+    sources = small_sources(tmp_path / "cpu")
+    library = KernelLibrary(build(tmp_path / "lib" / "lib.so", sources).path)
+    assert not library.is_stale
+    (sources / "notes.txt").write_text("not a source")
+    assert not library.is_stale
+    (sources / "new.h").write_text("")
+    assert library.is_stale
+    (sources / "new.h").unlink()
+    before = (sources / "ops.cpp").read_text()
+    (sources / "ops.cpp").write_text(before + "\n")
+    assert library.is_stale
+    (sources / "ops.cpp").write_text(before)
+    assert not library.is_stale
+    (sources / "isa_avx2.cpp").unlink()
+    assert library.is_stale
+    shutil.rmtree(sources)
+    assert not library.is_stale
+
+
+def test_other_flags_are_another_fingerprint(monkeypatch: pytest.MonkeyPatch):
+    """The same sources compiled otherwise make another library."""
+    before = fingerprint()
+    monkeypatch.setattr("kernels.sources.BASE", ("-O2",))
+    assert fingerprint() != before
 
 
 def test_a_library_tells_what_it_can_run(kernel_library: KernelLibrary):

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from onnx import parser
 from contract.bundle import RANKER, Bundle, read_bundle
 from export.exporter import export_model
 from kernels.library import KernelLibrary, find_library
+from kernels.sources import SOURCES
 from scoring.device import BODY, open_fused, open_session
 from scoring.errors import GraphError, KernelError
 from scoring.scorer import Scorer
@@ -159,6 +161,24 @@ def test_a_library_that_cannot_be_loaded_is_warned_about_once(
     assert scorers[1].kernels == dict.fromkeys(OPS, BODY)
     with pytest.raises(KernelError, match=r"spoiled\.so cannot be used"):
         Scorer(bundle, "cpu", 1, require_kernels=True)
+
+
+def test_a_library_of_other_sources_is_used_and_warned_about_once(
+    bundle: Bundle, library: KernelLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    """Someone who changed a kernel and did not compile it sees why nothing changed."""
+    stale = tmp_path / "lib" / library.path.name
+    stale.parent.mkdir()
+    shutil.copy(library.path, stale)
+    shutil.copytree(SOURCES, tmp_path / "cpu")
+    (tmp_path / "cpu" / "new.h").write_text("// a change")
+    monkeypatch.setattr("scoring.device.find_library", lambda: stale)
+    with caplog.at_level(logging.WARNING):
+        scorers = [Scorer(bundle, "cpu", 1) for _ in range(2)]
+    assert BODY not in scorers[1].kernels.values()
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert str(stale) in warning
+    assert "was compiled from other sources than lie beside it; make kernels" in warning
 
 
 def test_a_graph_that_the_kernels_refuse_runs_by_its_bodies(
