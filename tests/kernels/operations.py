@@ -14,10 +14,12 @@ from export.precision import weight_tensors
 from tests.fakes import attention_model, tower_model
 
 Operands = dict[str, NDArray[np.generic]]
+Value = NDArray[np.generic] | ort.OrtValue
 
 NUM_ROWS = 37
-NUM_LEVELS = 11
-WEIGHTS = ("bias", "shift", "slope", "output_weight", "output_bias")
+NUM_LIKES = 11
+NUM_VIEWS = 13
+WEIGHTS = ("bias", "shift", "slope", "output_weight", "output_bias", "weight_scale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,9 @@ def tower_operands(size: Size, seed: int) -> Operands:
         "target": _normal(generator, NUM_ROWS, size.item_width),
         "pooled": _normal(generator, *shape, size.item_width),
         "candidate_rows": generator.integers(-NUM_ROWS, NUM_ROWS, shape),
-        "levels": generator.integers(-NUM_LEVELS, NUM_LEVELS, (*shape, 2)),
-        "likes": _normal(generator, NUM_LEVELS, size.embedding_dim),
-        "views": _normal(generator, NUM_LEVELS, size.embedding_dim),
+        "levels": np.stack([generator.integers(-rows, rows, shape) for rows in (NUM_LIKES, NUM_VIEWS)], axis=-1),
+        "likes": _normal(generator, NUM_LIKES, size.embedding_dim),
+        "views": _normal(generator, NUM_VIEWS, size.embedding_dim),
         "weight": _normal(generator, num_products, width, width) * np.float32(0.3 / np.sqrt(width)),
         "bias": _normal(generator, num_products, width) * np.float32(0.1),
         "shift": _normal(generator, size.num_layers, width) * np.float32(0.1),
@@ -75,8 +77,8 @@ def tower_operands(size: Size, seed: int) -> Operands:
     }
     if size.split:
         operands["partial"] = _normal(generator, *shape, width) * np.float32(0.3)
-        operands["likes_first"] = _normal(generator, NUM_LEVELS, width) * np.float32(0.1)
-        operands["views_first"] = _normal(generator, NUM_LEVELS, width) * np.float32(0.1)
+        operands["likes_first"] = _normal(generator, NUM_LIKES, width) * np.float32(0.1)
+        operands["views_first"] = _normal(generator, NUM_VIEWS, width) * np.float32(0.1)
     return operands
 
 
@@ -86,7 +88,8 @@ class Operation:
     Parameters
     ----------
     operands
-        Whose names, types and ranks the model's inputs have. With a tower, `weight` is float32 and is rounded here.
+        Whose names, types and ranks the model's inputs have. With a tower, `weight` is float32 and is rounded here;
+        int8 weights get their own `weight_scale` unless one is given.
     size
         Of the operands.
     precision
@@ -98,17 +101,18 @@ class Operation:
     def __init__(
         self, operands: Operands, size: Size, precision: Precision = "float32", *, weights_in_graph: bool = True
     ) -> None:
-        self._given: dict[str, NDArray[np.generic]] = {}
+        self._given: dict[str, Value] = {}
         if "pooled" not in operands:
             self._names, self._model = list(operands), attention_model(size.split)
             return
-        weights = weight_tensors(operands["weight"], precision)
-        weights += [onnx.numpy_helper.from_array(operands[name], name) for name in WEIGHTS if name in operands]
-        fixed = weights if weights_in_graph else []
-        self._model = tower_model(size.num_layers, size.split, precision, fixed)
+        weights = {tensor.name: tensor for tensor in weight_tensors(operands["weight"], precision)}
+        weights |= {name: onnx.numpy_helper.from_array(operands[name], name) for name in WEIGHTS if name in operands}
         self._names = [name for name in operands if name not in ("weight", *WEIGHTS)]
-        if not weights_in_graph:
-            self._given = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in weights}
+        if weights_in_graph:
+            self._model = tower_model(size.num_layers, size.split, precision, list(weights.values()))
+        else:
+            self._model = _of_any_shape(tower_model(size.num_layers, size.split, precision))
+            self._given = {name: _value(tensor) for name, tensor in weights.items()}
             self._names += self._given
 
     def run(
@@ -117,10 +121,12 @@ class Operation:
         """Return the outputs, by the kernel in `library` or by the function's body."""
         return self.session(library, num_threads).run(None, self.feed(operands))
 
-    def session(self, library: Path | None = None, num_threads: int = 1) -> ort.InferenceSession:
-        """Return a session of the model."""
+    def session(
+        self, library: Path | None = None, num_threads: int = 1, pool_threads: int | None = None
+    ) -> ort.InferenceSession:
+        """Return a session of the model; its pool has as many threads as the kernels take, unless another number."""
         options = ort.SessionOptions()
-        options.intra_op_num_threads = num_threads
+        options.intra_op_num_threads = pool_threads or num_threads
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if library is not None:
@@ -128,9 +134,26 @@ class Operation:
             options.register_custom_ops_library(str(library))
         return ort.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
 
-    def feed(self, operands: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    def feed(self, operands: Mapping[str, NDArray[np.generic]]) -> dict[str, Value]:
         """Return those operands that are inputs of the model, with weights in its precision."""
         return {name: self._given[name] if name in self._given else operands[name] for name in self._names}
+
+
+def _value(tensor: onnx.TensorProto) -> Value:
+    """Return a tensor's values as a session takes them: numpy has no bfloat16."""
+    values = onnx.numpy_helper.to_array(tensor)
+    if tensor.data_type != onnx.TensorProto.BFLOAT16:
+        return values
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(values.view(np.uint16), tensor.data_type)
+
+
+def _of_any_shape(model: bytes) -> bytes:
+    """Let a model's inputs be of any shape, so that only its operations can object to one."""
+    loose = onnx.ModelProto.FromString(model)
+    for given in loose.graph.input:
+        for axis, dimension in enumerate(given.type.tensor_type.shape.dim):
+            dimension.dim_param = f"{given.name}_{axis}"
+    return loose.SerializeToString()
 
 
 def _normal(generator: np.random.Generator, *shape: int) -> NDArray[np.float32]:

@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from kernels.build import SOURCES, Compiler, KernelBuildError, build, compile_units, find_compiler
+from kernels.build import build, compile_units
+from kernels.compiler import Compiler, KernelBuildError, find_compiler
+from kernels.sources import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("standalone.cpp")
@@ -48,10 +50,11 @@ class Failed(Exception):  # noqa: N818  (as a check ends, not as a program does)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How much is run, and where `kernels/cpu` lies."""
+    """How much is run, where `kernels/cpu` lies, and how long a program may take before it counts as hanging."""
 
     quick: bool = True
     sources: Path = SOURCES
+    timeout_s: float = 1800
 
 
 def build_program(
@@ -141,9 +144,18 @@ def _tool(*names: str) -> str:
 
 def _run(command: Sequence[str | Path], options: Options, environment: dict[str, str] | None = None) -> str:
     words = [str(word) for word in command] + ["--quick"] * options.quick
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=False, errors="replace", env=os.environ | (environment or {})
-    )
+    try:
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            check=False,
+            errors="replace",
+            env=os.environ | (environment or {}),
+            timeout=options.timeout_s,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise Failed(f"{' '.join(words)} did not end within {options.timeout_s:g} s") from late
     if done.returncode != 0:
         raise Failed(f"{' '.join(words)} ended with status {done.returncode}\n{done.stdout}{done.stderr}".strip())
     return done.stdout.strip()
@@ -190,7 +202,7 @@ def _tests_with_address_sanitizer(options: Options) -> str:
         }
         tests = [f"tests/kernels/test_{operation}.py" for operation in ("attention", "tower")]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT, *tests]
-        said = _run(command, Options(quick=False), environment)
+        said = _run(command, Options(quick=False, timeout_s=options.timeout_s), environment)
     return f"tests of operations: {said.splitlines()[-1]}"
 
 
@@ -203,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="all shapes, which takes minutes, and not one in seven")
     parser.add_argument("--sources", type=Path, default=SOURCES, help="another folder of kernels")
     given = parser.parse_args(arguments)
-    options = Options(not given.full, given.sources.resolve())
+    options = Options(not given.full, given.sources.resolve(), timeout_s=36_000 if given.full else 1800)
     passed = [_report(name, options) for name in given.checks or ("address", "undefined", "thread")]
     return 0 if all(passed) else 1
 

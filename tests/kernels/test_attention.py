@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from tests.kernels.operations import Operation, Size, attention_operands
 
@@ -109,21 +109,37 @@ def test_a_row_outside_the_tables_is_refused(library: Path, name: str, row: int)
     operands = attention_operands(size, 4)
     operands[name][0, 1] = row
     operation = Operation(operands, size)
-    with pytest.raises(
-        ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=f"{name} holds {row}, but its table has 37"
-    ):
+    with pytest.raises(InvalidArgument, match=f"{name} holds {row}, but its table has 37"):
         operation.run(operands, library)
     with pytest.raises(Exception, match="indices"):
         operation.run(operands)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("value", "shape of target"), ("history_part", "must be .n, X. alike")]
+    ("name", "message"),
+    [
+        ("key", "key and value must have the shape of target"),
+        ("value", "key and value must have the shape of target"),
+        ("input_part", "must be .n, X. alike"),
+        ("history_part", "must be .n, X. alike"),
+    ],
 )
-def test_tables_that_do_not_match_are_refused(library: Path, name: str, message: str) -> None:
+@pytest.mark.parametrize("axis", [0, 1])
+def test_tables_that_do_not_match_are_refused(library: Path, name: str, message: str, axis: int) -> None:
     """Tables of unlike shapes are an error that says which."""
     size = Size()
     operands = attention_operands(size, 5)
     operation = Operation(operands, size)
-    with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=message):
-        operation.run(operands | {name: operands[name][:-1]}, library)
+    shorter = np.delete(operands[name], -1, axis)
+    with pytest.raises(InvalidArgument, match=message):
+        operation.run(operands | {name: shorter}, library)
+
+
+@pytest.mark.parametrize("num_histories", [1, 2, 4])
+def test_other_histories_than_users_are_refused(library: Path, num_histories: int) -> None:
+    """Every user has one history: none is read past the last, and a single one is not everybody's."""
+    size = Size(num_users=3)
+    operands = attention_operands(size, 6)
+    histories = np.resize(operands["history_rows"], (num_histories, size.history_length))
+    with pytest.raises(InvalidArgument, match=r"candidate_rows \(U, N\) and history_rows \(U, H\)"):
+        Operation(operands, size).run(operands | {"history_rows": histories}, library)

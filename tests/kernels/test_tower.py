@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from contract.manifest import Precision
+from export.precision import int8_weights
 from tests.kernels.operations import Operands, Operation, Size, tower_operands
 
 TOLERANCE: dict[Precision, float] = {"float32": 2e-6, "bfloat16": 2e-3, "int8": 2e-2}
@@ -16,6 +17,8 @@ TOLERANCE: dict[Precision, float] = {"float32": 2e-6, "bfloat16": 2e-3, "int8": 
 rounded values, they differ by one such step."""
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
+
+POISON = (np.nan, np.inf, -np.inf)
 
 sizes = st.builds(
     Size,
@@ -27,6 +30,11 @@ sizes = st.builds(
     split=st.booleans(),
 )
 everything = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def cut(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The first of some values, in another shape."""
+    return values.reshape(-1)[: int(np.prod(shape))].reshape(shape)
 
 
 def assert_same(got: np.ndarray, wanted: np.ndarray, precision: Precision) -> None:
@@ -83,8 +91,8 @@ def test_wide_rows_of_few_candidates_are_shared_by_columns(
 @given(
     size=sizes,
     seed=st.integers(0, 2**32 - 1),
-    name=st.sampled_from(["target", "pooled", "likes", "views", "partial", "likes_first"]),
-    poison=st.sampled_from((np.nan, np.inf, -np.inf)),
+    name=st.sampled_from(["target", "pooled", "likes", "views", "partial", "likes_first", "views_first"]),
+    poison=st.sampled_from(POISON),
     precision=st.sampled_from(PRECISIONS),
 )
 def test_numbers_that_are_none_end_up_where_the_body_has_them(
@@ -96,6 +104,37 @@ def test_numbers_that_are_none_end_up_where_the_body_has_them(
         name = "pooled"
     operands[name].reshape(-1)[seed % operands[name].size] = poison
     operation = Operation(operands, size, precision)
+    assert_same(operation.run(operands, library)[0], operation.run(operands)[0], precision)
+
+
+@everything
+@given(
+    size=sizes,
+    seed=st.integers(0, 2**32 - 1),
+    name=st.sampled_from(["weight", "bias", "shift", "slope", "output_weight", "output_bias"]),
+    poison=st.sampled_from(POISON),
+    precision=st.sampled_from(PRECISIONS),
+    weights_in_graph=st.booleans(),
+)
+def test_weights_that_are_no_numbers_spoil_what_they_spoil_in_the_body(
+    library: Path,
+    instruction_set: str,
+    size: Size,
+    seed: int,
+    name: str,
+    poison: float,
+    precision: Precision,
+    weights_in_graph: bool,
+) -> None:
+    """A NaN or an infinity in a weight is met as in the body; of int8 weights the steps can hold one."""
+    operands = tower_operands(size, seed)
+    if precision == "int8":
+        operands["weight_scale"] = int8_weights(operands["weight"])[1]
+        name = "weight_scale" if name == "weight" else name
+    if operands[name].size == 0:
+        name = "shift"
+    operands[name].reshape(-1)[seed % operands[name].size] = poison
+    operation = Operation(operands, size, precision, weights_in_graph=weights_in_graph)
     assert_same(operation.run(operands, library)[0], operation.run(operands)[0], precision)
 
 
@@ -130,7 +169,7 @@ def test_rows_of_any_magnitude_are_scored_as_by_the_body(
     assert_same(operation.run(operands, library)[0], operation.run(operands)[0], precision)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_may_be_inputs(library: Path, instruction_set: str, precision: Precision) -> None:
     """Weights that are not part of the graph are taken from each run."""
     size = Size(num_layers=3)
@@ -185,15 +224,25 @@ def test_no_candidates_are_fine(library: Path, instruction_set: str) -> None:
     assert Operation(operands, size).run(operands, library)[0].shape == (1, 0)
 
 
-@pytest.mark.parametrize(("name", "value"), [("candidate_rows", 37), ("levels", 11), ("levels", -12)])
-def test_a_row_outside_the_tables_is_refused(library: Path, name: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "at", "value", "num_rows"),
+    [
+        ("candidate_rows", (0, 3), 37, 37),
+        ("candidate_rows", (0, 6), -38, 37),
+        ("levels", (0, 3, 0), 11, 11),
+        ("levels", (0, 6, 0), -12, 11),
+        ("levels", (0, 3, 1), 13, 13),
+        ("levels", (0, 6, 1), -14, 13),
+    ],
+)
+def test_a_row_outside_the_tables_is_refused(
+    library: Path, name: str, at: tuple[int, ...], value: int, num_rows: int
+) -> None:
     """A row or a level past its table is an error that says so, and nothing is read there."""
     size = Size()
     operands = tower_operands(size, 12)
-    operands[name][0, 3] = value
-    with pytest.raises(
-        ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=f"{name} holds {value}, but its table"
-    ):
+    operands[name][at] = value
+    with pytest.raises(InvalidArgument, match=f"{name} holds {value}, but its table has {num_rows} rows"):
         Operation(operands, size).run(operands, library)
 
 
@@ -204,6 +253,10 @@ def test_a_row_outside_the_tables_is_refused(library: Path, name: str, value: in
         ("levels", (1, 6, 2), "pooled must be .U, N, D. and levels .U, N, 2."),
         ("partial", (1, 7, 27), "partial must be"),
         ("views", (11, 4), "are not X = 28"),
+        ("likes_first", (10, 28), "likes_first and views_first"),
+        ("likes_first", (11, 27), "likes_first and views_first"),
+        ("views_first", (12, 28), "likes_first and views_first"),
+        ("views_first", (13, 27), "likes_first and views_first"),
     ],
 )
 def test_operands_that_do_not_match_are_refused(
@@ -212,6 +265,34 @@ def test_operands_that_do_not_match_are_refused(
     """Operands of unlike shapes are an error that says which."""
     size = Size()
     operands = tower_operands(size, 13)
-    operands[name] = operands[name].reshape(-1)[: int(np.prod(shape))].reshape(shape)
-    with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=message):
+    operands[name] = cut(operands[name], shape)
+    with pytest.raises(InvalidArgument, match=message):
         Operation(operands, size).run(operands, library)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("weight", (2, 27, 28), "weight must be .G, X, X. and bias"),
+        ("weight", (2, 28, 27), "weight must be .G, X, X. and bias"),
+        ("weight", (1, 28, 28), "1 products do not go with 3 layers"),
+        ("bias", (1, 28), "weight must be .G, X, X. and bias"),
+        ("bias", (2, 27), "weight must be .G, X, X. and bias"),
+        ("shift", (3, 27), "weight must be .G, X, X. and bias .G, X. with X = 27"),
+        ("slope", (2, 1), "slope must be"),
+        ("output_weight", (27, 1), "slope must be .L, 1., output_weight"),
+        ("output_bias", (0,), "slope must be .L, 1., output_weight .X, 1. and output_bias"),
+        ("weight_scale", (1, 28), "int8 weights need weight_scale"),
+        ("weight_scale", (2, 27), "int8 weights need weight_scale"),
+    ],
+)
+def test_weights_that_do_not_match_are_refused(
+    library: Path, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    """Weights of unlike shapes, which only a run can tell where they are inputs, are an error that says which."""
+    size = Size()
+    operands = tower_operands(size, 15)
+    operands["weight_scale"] = int8_weights(operands["weight"])[1]
+    operands[name] = cut(operands[name], shape)
+    with pytest.raises(InvalidArgument, match=message):
+        Operation(operands, size, "int8", weights_in_graph=False).run(operands, library)
