@@ -6,13 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KERNELS := kernels/lib/.tried
+# Neither a library nor the note that none can be made here: it was taken away since.
+TAKEN_AWAY := $(if $(wildcard kernels/lib/libqin_cpu.* kernels/lib/.none),,taken-away)
 
 # Status 3 says that no compiler works.
 BUILD_KERNELS = $(BIN)/python -m kernels.build || { test $$? -eq 3 \
 	&& $(BIN)/python -m pip install --quiet --constraint constraints.txt ziglang 2>/dev/null \
 	&& $(BIN)/python -m kernels.build; }
 
-.PHONY: demo test test-slow check format bench-kernels chaos kernels clean
+.PHONY: demo test test-slow check format bench-kernels chaos kernels clean $(TAKEN_AWAY)
 
 demo: $(READY) $(KERNELS) ## train, export, serve, rank, swap on generated data
 	$(BIN)/qin demo
@@ -21,7 +23,7 @@ test: $(READY) $(KERNELS) ## the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: $(READY) $(KERNELS) ## the tests that take longer
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=3600
 
 check: $(READY) $(KERNELS) ## format, lint, types, architecture, tests
 	$(BIN)/ruff format --check .
@@ -45,6 +47,7 @@ bench-training: $(READY) ## training against the published order of computation
 
 kernels: $(READY) ## compile the fused kernels again
 	$(BUILD_KERNELS)
+	rm -f kernels/lib/.none
 	touch $(KERNELS)
 
 $(READY): pyproject.toml constraints.txt
@@ -52,10 +55,12 @@ $(READY): pyproject.toml constraints.txt
 	QIN_BUILD_KERNELS=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Tried once for these sources: where it fails, a later `make` goes on without trying again.
-$(KERNELS): $(wildcard kernels/*.py kernels/cpu/*) | $(READY)
+# Tried once for these sources: where it fails, a later `make` goes on without trying again. A folder is newer than what
+# was removed from it.
+$(KERNELS): $(wildcard kernels/*.py kernels/cpu kernels/cpu/*) $(TAKEN_AWAY) | $(READY)
 	@mkdir -p $(@D)
-	@$(BUILD_KERNELS) || { rm -f $(@D)/libqin_cpu.*; \
+	@rm -f $(@D)/.none
+	@$(BUILD_KERNELS) || { rm -f $(@D)/libqin_cpu.*; touch $(@D)/.none; \
 		echo "The fused kernels could not be compiled: everything runs without them, slower. To try again: make kernels"; }
 	@touch $@
 
