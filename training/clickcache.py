@@ -2,9 +2,9 @@
 
     <cache>/clicks-<key>/   candidate.npy history.npy levels.npy label.npy, and `whole` once all of it is there
 
-The key is a hash over the contents of both files and over what the arrays depend on, so that a changed file is
-another entry. Mapped arrays take no memory of their own: a set larger than memory is read from disk as rows are asked
-for. Arrays of full width were preferred to flat ones without padding: one row is one place on disk.
+The key is a hash over the file's contents and over what else the arrays depend on, so that a changed file, or another
+catalogue, is another entry. Mapped arrays take no memory of their own: a set larger than memory is read from disk as
+rows are asked for. Arrays of full width were preferred to flat ones without padding: a row is one place on disk.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from contract.files import sync_folder
+from contract.ids import IdIndex
 from contract.mmctr import num_rows_of
 from contract.schema import Schema
 from training.data import Catalogue, ClickRows, fingerprint, iter_click_rows, read_click_rows
@@ -40,14 +41,14 @@ def default_cache() -> Path:
 
 
 def open_click_rows(
-    path: Path, items: Path, catalogue: Catalogue, schema: Schema, cache: Path | None, worth_bytes: int = _WORTH_BYTES
+    path: Path, catalogue: Catalogue, schema: Schema, cache: Path | None, worth_bytes: int = _WORTH_BYTES
 ) -> ClickRows:
     """Return the clicks of a file: mapped from the cache, into which they are put first if need be, or read.
 
     Parameters
     ----------
-    path, items
-        The clicks, and the `item_info` that `catalogue` was built from.
+    path, catalogue, schema
+        As `read_click_rows` takes them.
     cache
         The folder of all entries; none means to read into memory.
     worth_bytes
@@ -62,7 +63,7 @@ def open_click_rows(
     """
     if cache is None or num_rows_of(path) * _row_bytes(schema) < worth_bytes:
         return read_click_rows(path, catalogue, schema)
-    entry = cache / f"clicks-{_key(path, items, schema)}"
+    entry = cache / f"clicks-{_key(path, catalogue.index, schema)}"
     if not (entry / _WHOLE).exists():
         _write_entry(path, catalogue, schema, entry)
     (entry / _WHOLE).touch()
@@ -73,10 +74,11 @@ def _row_bytes(schema: Schema) -> int:
     return 4 * (schema.history_length + 4)
 
 
-def _key(path: Path, items: Path, schema: Schema) -> str:
+def _key(path: Path, index: IdIndex, schema: Schema) -> str:
     depends_on = (
         _FORMAT,
-        fingerprint(path, items),
+        fingerprint(path),
+        hashlib.sha256(index.ids.tobytes() + index.rows(index.ids).tobytes()).digest(),
         schema.history_length,
         schema.num_likes_levels,
         schema.num_views_levels,

@@ -36,7 +36,9 @@ class Bar:
 
     def advance(self, num_rows: int, note: str | None = None) -> None:
         """Count rows that are done; `note`, such as the loss, stands beside the bar until there is another."""
-        self._progress.update(self._task, advance=num_rows, **({} if note is None else {"note": note}))
+        self._progress.update(self._task, advance=num_rows)
+        if note is not None:
+            self._progress.update(self._task, note=note)
         if time.monotonic() - self._drawn_s > _REDRAW_S:
             self._progress.refresh()
             self._drawn_s = time.monotonic()

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -76,7 +78,7 @@ class Ranks:
         if self.size == 1:
             return module
         # Batch norm's statistics are shared as they are computed, so they are equal already.
-        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 ALONE = Ranks()
@@ -92,9 +94,14 @@ def joined(with_gpu: bool) -> Iterator[Ranks]:
     local_rank = int(os.environ["LOCAL_RANK"])
     if with_gpu:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo")
+    store, rank, _ = next(rendezvous("env://"))
+    if os.environ["LOCAL_WORLD_SIZE"] == str(size):
+        # On one machine torchrun hands the same store to the processes that it starts again, which would look there
+        # for addresses of those that died (torch 2.13).
+        store = PrefixStore(f"start-{num_restarts()}", store)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo", store=store, rank=rank, world_size=size)
     try:
-        yield Ranks(dist.get_rank(), size, local_rank)
+        yield Ranks(rank, size, local_rank)
     finally:
         dist.destroy_process_group()
 

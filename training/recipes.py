@@ -39,10 +39,19 @@ class Recipe(BaseModel):
         default=False,
         description="deal a batch's negatives out anew among its rows: for sampled ones, not impressions",
     )
-    epochs: int = Field(default=100, ge=1)
+    history_dropout: float = Field(
+        default=0.0, ge=0, le=0.5, description="share of history items that training leaves out, on average"
+    )
+    epochs: int = Field(default=100, ge=0, description="0 only grows a checkpoint that training goes on from")
     patience: int = Field(default=8, ge=1, description="evaluations in a row without improvement that end a run")
     min_improvement: float = Field(default=1e-6, ge=0, le=1, description="by how much the best AUC must be beaten")
     seed: int = Field(default=20242025, ge=0)
+    shuffle_window: int = Field(
+        default=0, ge=0, description="rows that are mixed at a time, for sets larger than memory; 0 mixes all alike"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the products in training; bfloat16 is faster and gives other weights"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int = Field(default=0, ge=0, description="of torch on the CPU; 0 leaves torch's own choice")
 

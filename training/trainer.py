@@ -1,6 +1,8 @@
 """A training run: parquet in, the best checkpoint out, resumable after every epoch."""
 
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +12,27 @@ from rich.console import Console
 
 from training.averaging import WeightAverage
 from training.checkpoint import WEIGHTS, CheckpointInfo, save_checkpoint
+from training.checks import check_rows, refuse_errors
 from training.data import shuffled
 from training.dataset import Dataset, read_dataset
 from training.device import resolve_device
 from training.errors import CheckpointError, DataError, DivergenceError, RecipeError
-from training.evaluate import predict
+from training.evaluate import PREDICTED_ROWS, predict
+from training.grow import Beginning, read_beginning, take_weights
+from training.histories import thinned
 from training.journal import EpochRecord, Journal, read_journal
+from training.loader import Loaded, batches
 from training.memory import keep_freed_memory
+from training.meter import Meter
 from training.metrics import auc, log_loss
-from training.model import QIN
+from training.model import QIN, Batch
 from training.negatives import exchanged
 from training.plateau import Plateau
 from training.progress import RunProgress
+from training.ranks import ALONE, Ranks, joined
 from training.recipes import Recipe
+from training.relaunch import is_relaunch, note_launch
+from training.report import report_run
 from training.resume import STATE, RunState, load_state, save_state
 from training.step import Optimiser
 from training.tensorfile import make_folder
@@ -41,9 +51,17 @@ class TrainingSummary:
 
 
 def train(
-    data: Path, out: Path, recipe: Recipe, resume: bool = False, console: Console | None = None
+    data: Path,
+    out: Path,
+    recipe: Recipe,
+    resume: bool = False,
+    console: Console | None = None,
+    start: Path | None = None,
+    cache: Path | None = None,
 ) -> TrainingSummary:
     """Train on `train.parquet` and choose the epoch on `valid.parquet`, both with `item_info.parquet`.
+
+    Under torchrun its processes train together, and each returns the same; the first one writes.
 
     Parameters
     ----------
@@ -55,42 +73,78 @@ def train(
         Go on from the last whole epoch in `out`; on a CPU the weights end as those of an unbroken run.
     console
         For progress; none means silence.
+    start
+        The folder of a checkpoint to go on from, grown by what the data bring (`training.grow`). Its weights count
+        as epoch 0: they are what is kept if no epoch is better.
+    cache
+        Where large clicks are kept in a form that is mapped; none means that all are read into memory.
 
     Raises
     ------
     DataError, MmctrError
         The files cannot be used; the message names file and row.
     RecipeError
-        The recipe's device is not there, or it wants batch norm over batches of one row.
+        The recipe's device is not there, it wants batch norm over batches of one row, or its network is not that
+        of `start`.
     CheckpointError
-        `out` holds another run, or nothing that can be resumed.
+        `out` holds another run, or nothing that can be resumed; or `start` holds no checkpoint.
     DivergenceError
         The loss is not finite any more.
     OutputError
-        The folder `out` cannot be made.
+        The folder `out` cannot be made, or the cache cannot be written.
     """
-    if not resume and ((out / STATE).exists() or (out / WEIGHTS).exists()):
+    with joined(with_gpu=resolve_device(recipe.device).type == "cuda") as ranks:
+        relaunched = is_relaunch(out, ranks)
+        resume = resume or (relaunched and ranks.agreed((out / STATE).exists()))
+        if not resume and not relaunched:
+            _refuse_another_run(out)
+        beginning = read_beginning(start, recipe)
+        if not resume:
+            make_folder(out)  # before the data is read, which may take long
+        console = console if console and ranks.is_first else Console(quiet=True)
+        dataset = _read(data, recipe, cache, beginning, ranks)
+        for warning in refuse_errors(check_rows(data, dataset.train, dataset.valid, dataset.catalogue)):
+            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        run = Run(dataset, out, recipe, resume, beginning, ranks)
+        note_launch(out, ranks)
+        run.until_over(console, keep_start=beginning is not None and not resume)
+        if ranks.is_first:
+            report_run(out, data, dataset, run.device)
+        ranks.wait()  # for the first one's last files
+        return _summary(out, run.plateau)
+
+
+def _refuse_another_run(out: Path) -> None:
+    if (out / STATE).exists() or (out / WEIGHTS).exists():
         raise CheckpointError(f"{out} holds a checkpoint already: resume its run, or train into another folder")
-    if not resume:
-        make_folder(out)  # before the data is read, which may take long
-    console = console or Console(quiet=True)
-    run = Run(read_dataset(data, recipe.history_length), out, recipe, resume)
-    with RunProgress(console, recipe.epochs) as progress, Journal(out, run.plateau.epoch) as journal:
-        while not run.plateau.is_over(recipe):
-            record = run.epoch(progress)
-            journal.write(record)  # before the state: what is not in the state is dropped and done again
-            run.save(record)
-            progress.print(describe(record, recipe))
-    return _summary(out, run.plateau)
+
+
+def _read(data: Path, recipe: Recipe, cache: Path | None, beginning: Beginning | None, ranks: Ranks) -> Dataset:
+    """Read the data; the first process of each machine goes first, and the others find its cache."""
+    if ranks.local_rank:
+        ranks.wait()
+    dataset = read_dataset(data, recipe.history_length, cache, None if beginning is None else beginning.checkpoint)
+    if not ranks.local_rank:
+        ranks.wait()
+    return dataset
 
 
 class Run:
-    """Model, optimiser and data of one training run, on one device."""
+    """Model, optimiser and data of one training run, on one device; `ranks` are the processes that share it."""
 
-    def __init__(self, dataset: Dataset, out: Path, recipe: Recipe, resume: bool) -> None:
-        _check_batches(len(dataset.train), recipe)
-        self.dataset, self.out, self.recipe = dataset, out, recipe
-        self.device = resolve_device(recipe.device)
+    def __init__(
+        self,
+        dataset: Dataset,
+        out: Path,
+        recipe: Recipe,
+        resume: bool,
+        beginning: Beginning | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        _check_batches(len(dataset.train), recipe, ranks.size)
+        self.dataset, self.out, self.recipe, self.ranks = dataset, out, recipe, ranks
+        self.start = None if beginning is None else beginning.sha256
+        self.device = resolve_device(recipe.device, ranks.local_rank if ranks.size > 1 else None)
         if self.device.type == "cpu":
             keep_freed_memory()
         if recipe.num_threads:
@@ -98,11 +152,21 @@ class Run:
         self.items = dataset.catalogue.items.to(self.device)
         torch.manual_seed(recipe.seed)
         self.model = QIN(dataset.schema, recipe.network()).to(self.device)
-        self.optimiser = Optimiser(self.model, self.items, recipe.learning_rate, recipe.l2, recipe.max_grad_norm)
+        if beginning is not None:
+            take_weights(self.model, beginning.checkpoint)
+        self.optimiser = Optimiser(
+            self.model,
+            self.items,
+            recipe.learning_rate,
+            recipe.l2,
+            recipe.max_grad_norm,
+            ranks,
+            recipe.precision,
+        )
         self.average = WeightAverage(self.model, recipe.averaging) if recipe.averaging else None
         self.plateau = Plateau(learning_rate=recipe.learning_rate)
         if resume:
-            self.plateau = load_state(out, recipe, dataset.fingerprint, *self._resumable())
+            self.plateau = load_state(out, recipe, dataset.fingerprint, *self._resumable(), self.start)
 
     @property
     def kept(self) -> QIN:
@@ -111,6 +175,19 @@ class Run:
 
     def _resumable(self) -> tuple[QIN, torch.optim.Optimizer, torch.nn.Module | None]:
         return self.model, self.optimiser.adam, self.average.module if self.average else None
+
+    def until_over(self, console: Console, keep_start: bool = False) -> None:
+        """Run the epochs that are left; with `keep_start` the weights as they are count as epoch 0."""
+        journal = Journal(self.out, self.plateau.epoch) if self.ranks.is_first else None
+        with RunProgress(console, self.recipe.epochs) as progress, journal or nullcontext():
+            if keep_start:
+                progress.print(self.keep_start(progress))
+            while not self.plateau.is_over(self.recipe):
+                record = self.epoch(progress)
+                if journal is not None:
+                    journal.write(record)  # before the state: what is not in the state is dropped and done again
+                self.save(record)
+                progress.print(describe(record, self.recipe))
 
     def epoch(self, progress: RunProgress) -> EpochRecord:
         """Train one epoch and evaluate it."""
@@ -137,30 +214,52 @@ class Run:
 
     def _train(self, epoch: int, progress: RunProgress) -> tuple[float, float, float]:
         """Return the mean over rows of loss, L2 term and gradient norm."""
-        rows, sums = self.dataset.train, np.zeros(3)
-        # Everything random in an epoch follows from (seed, epoch), so that it can be run again alike.
-        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, epoch]).generate_state(1)[0]))
+        rows, meter = self.dataset.train, Meter(self.device)
+        torch.manual_seed(self._seed(epoch))
         self.model.train()
         with progress.bar("train", epoch, len(rows)) as bar:
-            for batch_rows in shuffled(len(rows), self.recipe.batch_size, self.recipe.seed, epoch):
-                batch = rows.batch(batch_rows, self.device)
-                result = self.optimiser.step(exchanged(batch) if self.recipe.exchange_negatives else batch)
+            for batch, num_rows in self._batches(epoch):
+                result = self.optimiser.step(self._augmented(batch), num_rows)
                 if self.average:
                     self.average.update()
-                values = np.array([float(value) for value in result])
-                if not np.isfinite(values).all():
-                    raise DivergenceError(_divergence(epoch, values[0], values[2], self.optimiser.learning_rate))
-                sums += values * len(batch_rows)
-                bar.advance(len(batch_rows), f"loss {values[0]:.4f}")
-        loss, penalty, grad_norm = sums / len(rows)
+                meter.add(result, num_rows)
+                bar.advance(num_rows, self._checked(epoch, meter) if meter.is_due() else None)
+        self._checked(epoch, meter)
+        loss, penalty, grad_norm = meter.means()
         return float(loss), float(penalty), float(grad_norm)
+
+    def _seed(self, epoch: int) -> int:
+        """Return what seeds all that is random in an epoch, which can therefore be run again alike."""
+        entropy = [self.recipe.seed, epoch] + ([self.ranks.rank] if self.ranks.rank else [])
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+    def _batches(self, epoch: int) -> Iterator[Loaded]:
+        recipe, rows = self.recipe, self.dataset.train
+        smallest = max(2, self.ranks.size)
+        order = shuffled(len(rows), recipe.batch_size, recipe.seed, epoch, recipe.shuffle_window, smallest)
+        ahead = bool(recipe.shuffle_window) or self.device.type != "cpu"
+        return batches(rows, order, self.ranks, self.device, ahead)
+
+    def _checked(self, epoch: int, meter: Meter) -> str:
+        """Return a note of the last step's loss; raises DivergenceError where a figure is not finite."""
+        values = meter.last()
+        if not np.isfinite(values).all():
+            raise DivergenceError(_divergence(epoch, values[0], values[2], self.optimiser.learning_rate))
+        return f"loss {values[0]:.4f}"
+
+    def _augmented(self, batch: Batch) -> Batch:
+        if self.recipe.exchange_negatives:
+            batch = exchanged(batch)
+        return thinned(batch, self.recipe.history_dropout) if self.recipe.history_dropout else batch
 
     def _evaluate(self, epoch: int, progress: RunProgress) -> tuple[float, float]:
         """Return AUC and log loss over the validation rows."""
         rows = self.dataset.valid
         assert rows.label is not None
-        with progress.bar("valid", epoch, len(rows)) as bar:
-            scores = predict(self.kept, self.items, rows, bar.advance)
+        mine = rows.part(self.ranks.share(len(rows), PREDICTED_ROWS))
+        with progress.bar("valid", epoch, len(mine)) as bar:
+            scores = predict(self.kept, self.items, mine, bar.advance)
+        scores = self.ranks.gathered(scores, len(rows), PREDICTED_ROWS)
         area = auc(rows.label, scores)
         assert area is not None  # read_dataset saw both classes
         return area, log_loss(rows.label, scores)
@@ -168,23 +267,51 @@ class Run:
     def save(self, record: EpochRecord) -> None:
         """Keep the epoch's weights where they are the best so far, and the state to resume from."""
         if record.best:
-            info = CheckpointInfo(
-                features=self.dataset.schema,
-                config=self.recipe.network(),
-                recipe=self.recipe.name,
-                settings=self.recipe.model_dump(exclude={"name"}),
-                data_fingerprint=self.dataset.fingerprint,
-                epoch=record.epoch,
-                auc=record.auc,
-                log_loss=record.log_loss,
-            )
+            self._save_checkpoint(record.epoch, record.auc, record.log_loss)
+        self._save_state()
+
+    def keep_start(self, progress: RunProgress) -> str:
+        """Evaluate and keep the weights that the run goes on from, as those of epoch 0; return a line about it."""
+        area, entropy = self._evaluate(0, progress)
+        self.plateau = Plateau(
+            learning_rate=self.recipe.learning_rate, best_auc=area, best_log_loss=entropy, best_epoch=0
+        )
+        self._save_checkpoint(0, area, entropy)
+        self._save_state()
+        return f"before: AUC {area:.6f}, log loss {entropy:.6f}"
+
+    def _save_checkpoint(self, epoch: int, area: float, entropy: float) -> None:
+        info = CheckpointInfo(
+            features=self.dataset.schema,
+            config=self.recipe.network(),
+            recipe=self.recipe.name,
+            settings=self.recipe.model_dump(exclude={"name"}),
+            data_fingerprint=self.dataset.fingerprint,
+            start=self.start,
+            epoch=epoch,
+            auc=area,
+            log_loss=entropy,
+        )
+        if self.ranks.is_first:
             save_checkpoint(self.out, info, self.kept.state_dict(), self.dataset.vocabulary)
-        state = RunState(recipe=self.recipe, data_fingerprint=self.dataset.fingerprint, plateau=self.plateau)
-        save_state(self.out, state, *self._resumable())
+
+    def _save_state(self) -> None:
+        state = RunState(
+            recipe=self.recipe,
+            data_fingerprint=self.dataset.fingerprint,
+            plateau=self.plateau,
+            start=self.start,
+        )
+        if self.ranks.is_first:
+            save_state(self.out, state, *self._resumable())
 
 
-def _check_batches(num_rows: int, recipe: Recipe) -> None:
-    """Refuse batches of one row where there is batch norm, which needs two for a variance."""
+def _check_batches(num_rows: int, recipe: Recipe, num_processes: int) -> None:
+    """Refuse batches of one row where there is batch norm, which needs two for a variance, or of no row at all."""
+    if min(num_rows, recipe.batch_size) < num_processes:
+        raise RecipeError(
+            f"{num_processes} processes cannot share a batch of {min(num_rows, recipe.batch_size)} rows"
+        )
     if recipe.batch_norm and num_rows == 1:
         raise DataError("the training rows are only one; batch norm needs two: add rows or set batch_norm=false")
     if recipe.batch_norm and recipe.batch_size == 1:
@@ -212,6 +339,7 @@ def _summary(out: Path, plateau: Plateau) -> TrainingSummary:
     assert plateau.best_epoch is not None
     records = read_journal(out)
     num_rows, seconds = sum(record.rows_per_s * record.train_s for record in records), sum(r.train_s for r in records)
+    rows_per_s = num_rows / seconds if seconds else 0.0
     return TrainingSummary(
-        out, plateau.best_auc, plateau.best_log_loss, plateau.best_epoch, plateau.epoch, num_rows / seconds
+        out, plateau.best_auc, plateau.best_log_loss, plateau.best_epoch, plateau.epoch, rows_per_s
     )

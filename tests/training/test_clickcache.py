@@ -17,13 +17,12 @@ from training.errors import DataError, OutputError
 @pytest.fixture
 def opened(own_clicks: Path, tmp_path: Path) -> Callable[..., ClickRows]:
     """Return what opens the train file of a test's own data by a cache of its own."""
-    info = read_items(own_clicks / "item_info.parquet")
 
     def open_rows(length: int = 8, worth_bytes: int = 0, cache: Path | None = tmp_path / "cache") -> ClickRows:
+        info = read_items(own_clicks / "item_info.parquet")
         schema = schema_of(info, length)
         catalogue = build_catalogue(info, item_vocabulary(info), schema)
-        path, items = own_clicks / "train.parquet", own_clicks / "item_info.parquet"
-        return open_click_rows(path, items, catalogue, schema, cache, worth_bytes)
+        return open_click_rows(own_clicks / "train.parquet", catalogue, schema, cache, worth_bytes)
 
     return open_rows
 
@@ -59,15 +58,22 @@ def test_clicks_are_written_in_parts(opened: Callable[..., ClickRows], monkeypat
 
 
 def test_a_changed_file_is_another_entry(opened: Callable[..., ClickRows], own_clicks: Path, tmp_path: Path) -> None:
-    """Clicks, items and history length decide what is cached; the old entry stays for what it belongs to."""
+    """Clicks, the items' order and history length decide what is cached; an old entry stays for its own."""
     opened()
     opened(length=4)
     replace_column(own_clicks / "train.parquet", "label", 0, 1 - int(opened().label[0]))
     changed = opened()
-    replace_column(own_clicks / "item_info.parquet", "item_tags", 0, [9, 9, 9, 9, 9])
+    turn_round(own_clicks / "item_info.parquet")
     opened()
     assert len(entries(tmp_path / "cache")) == 4
+    turn_round(own_clicks / "item_info.parquet")
     assert_same(changed, opened(cache=None))
+
+
+def turn_round(path: Path) -> None:
+    """Write a file's rows in the opposite order."""
+    table = pq.read_table(path)
+    pq.write_table(table.take(list(range(len(table)))[::-1]), path)
 
 
 def test_few_clicks_are_not_cached(opened: Callable[..., ClickRows], tmp_path: Path) -> None:

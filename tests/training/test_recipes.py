@@ -44,7 +44,7 @@ def test_settings_change_what_they_name_and_nothing_else() -> None:
         ("epoch=3", "no setting 'epoch'; the settings are averaging, batch_norm,"),
         ("name=other", "no setting 'name'"),
         ("epochs=three", "epochs=three: Input should be a valid integer"),
-        ("epochs=0", "epochs=0: Input should be greater than or equal to 1"),
+        ("epochs=-1", "epochs=-1: Input should be greater than or equal to 0"),
         ("dropout=1", "dropout=1: Input should be less than 1"),
         ("learning_rate=nan", "learning_rate=nan: Input should be"),
         ("device=tpu", "device=tpu: Input should be 'auto', 'cpu' or 'cuda'"),
