@@ -52,6 +52,10 @@ def _weighted_sum(rows: Tensor, values: Tensor, offsets: Tensor, weights: Tensor
 def _products(left_BD: Tensor, right_UD: Tensor, item_n: Tensor, offsets_B: Tensor) -> Tensor:
     """Return (n,) the product of each history item's vector with its row's; a product of matrices where it counts."""
     end = offsets_B.new_full((1,), len(item_n))
+    if len(item_n) > len(left_BD) * len(right_UD):
+        # Histories that repeat themselves: more products than the sparse form can hold, and fewer to compute at once.
+        owner_n = torch.repeat_interleave(torch.cat([offsets_B, end]).diff())
+        return (left_BD @ right_UD.T)[owner_n, item_n]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         pattern = torch.sparse_csr_tensor(

@@ -19,7 +19,9 @@ def operands() -> tuple[torch.Tensor, torch.Tensor]:
     return direction, torch.randn(NUM_ITEMS, WIDTH, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("lengths", [[row % 25 for row in range(NUM_ROWS)], [0] * (NUM_ROWS - 1) + [3]])
+@pytest.mark.parametrize(
+    "lengths", [[row % 25 for row in range(NUM_ROWS)], [0] * (NUM_ROWS - 1) + [3], [0, *[40] * (NUM_ROWS - 2), 0]]
+)
 def test_the_pooled_history_and_its_gradients_are_those_of_the_plain_sum(lengths: list[int]) -> None:
     """relu(direction . item) item, summed, with empty, short and repeating histories; first and last may be empty."""
     history, (direction, vectors) = histories(lengths), operands()
