@@ -1,6 +1,7 @@
 """Whether kernels give back what they took: a service runs them for months."""
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ def grown_by(run: Callable[[], object], times: int) -> int:
 
 
 def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_run_gives_back_its_memory(library: Path) -> None:
