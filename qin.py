@@ -107,20 +107,64 @@ def prepare_item(
 def train(
     data: Data,
     out_dir: Annotated[Path, typer.Option("--out", help="Where the checkpoint goes.")],
-    recipe: Annotated[str, typer.Option(help="paper, microlens_50k or tiny.")] = "microlens_50k",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="paper, microlens_50k or tiny; microlens_50k, or that of --from.", show_default=False),
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Change one setting: key=value.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted run stopped.")] = False,
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where large clicks are kept, mapped rather than read; by default in the user's cache.",
+            envvar="QIN_CACHE_DIR",
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="A checkpoint to go on from, grown by new items and tags.")
+    ] = None,
 ) -> None:
-    """Train a model on clicks."""
-    from training.recipes import get_recipe, with_settings
+    """Train a model on clicks; by several processes where torchrun starts it (docs/training.md)."""
+    from training.clickcache import default_cache
+    from training.grow import recipe_for
+    from training.ranks import is_first_process
+    from training.recipes import with_settings
     from training.trainer import train as run
 
+    chosen = with_settings(recipe_for(recipe, start), settings or [])
     try:
-        summary = run(data, out_dir, with_settings(get_recipe(recipe), settings or []), resume=resume, console=err)
+        summary = run(
+            data, out_dir, chosen, resume=resume, console=err, start=start, cache=cache_dir or default_cache()
+        )
     except KeyboardInterrupt:
         err.print("interrupted; whole epochs are kept: go on with the same command and --resume")
         sys.exit(130)
-    out.print(f"AUC {summary.auc:.6f}, log loss {summary.log_loss:.6f}, checkpoint in {out_dir}")
+    if is_first_process():
+        out.print(f"AUC {summary.auc:.6f}, log loss {summary.log_loss:.6f}, checkpoint and report.html in {out_dir}")
+
+
+@app.command("check-data", epilog="Example: `qin check-data --data data`")
+def check_data(
+    data: Data,
+    history_length: Annotated[int, typer.Option(help="Items of a history that count.", min=1, max=4096)] = 64,
+) -> None:
+    """Print what is wrong with data, or noteworthy, before training; status 1 where anything is an error."""
+    from training.checks import examine, table
+
+    found = examine(data, history_length)
+    out.print(table(found))
+    sys.exit(any(finding.kind == "error" for finding in found))
+
+
+@app.command(epilog="Example: `qin report --checkpoint runs/first --data data`")
+def report(
+    checkpoint: Annotated[Path, typer.Option(help="A folder that train or import wrote.")],
+    data: Data,
+) -> None:
+    """Write a page about a checkpoint: curves, calibration, AUC by history, user, item and levels."""
+    from training.report import write_report
+
+    out.print(f"report in {write_report(checkpoint, data)}", highlight=False)
 
 
 @app.command("import", epilog="Example: `qin import QIN.model --feature-map feature_map.json --out runs/published`")

@@ -16,7 +16,11 @@ from tests.e2e.conftest import Product
 
 DATA = Path(__file__).parent.parent / "data"
 COMMANDS = [
+    "prepare",
+    "prepare-item",
+    "check-data",
     "train",
+    "report",
     "import",
     "evaluate",
     "export",
