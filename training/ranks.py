@@ -106,6 +106,11 @@ def joined(with_gpu: bool) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def is_first_process() -> bool:
+    """Return whether this is the process, of those that torchrun started, that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def launch_name() -> str:
     """Return what names this start of torchrun, and stays the same when it starts its processes again."""
     return f"{os.environ.get('TORCHELASTIC_RUN_ID')} {socket.gethostname()} {os.getppid()}"
