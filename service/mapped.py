@@ -106,5 +106,10 @@ class MappedCatalogue:
         """Whether items are kept that Redis lost without anybody deleting them."""
         return bool(self.board["is_degraded"])
 
+    @property
+    def followed_s(self) -> float:
+        """The moment, by the clock that all processes share, up to which the owner knows every write."""
+        return self.board["followed_ms"] / 1000
+
     def __len__(self) -> int:
         return self.board["num_items"]

@@ -63,6 +63,9 @@ class Metrics:
             registry=registry,
         )
         self._items = Gauge("qin_items", "Items in the mirror", registry=registry)
+        self._lag = Gauge(
+            "qin_items_lag_seconds", "Since when writes to the catalogue may not be known here", registry=registry
+        )
         self._unknown_tags = Gauge(
             "qin_unknown_tags", "Tags that the serving version dropped, for it does not know them", registry=registry
         )
@@ -82,6 +85,10 @@ class Metrics:
     def count_items(self, num_items: Callable[[], int]) -> None:
         """Take the number of items from `num_items` whenever the metrics are read."""
         self._items.set_function(num_items)
+
+    def measure_lag(self, lag_s: Callable[[], float]) -> None:
+        """Take from `lag_s`, whenever the metrics are read, how long ago every write to the catalogue was known."""
+        self._lag.set_function(lag_s)
 
     def count_unknown_tags(self, num_tags: Callable[[], int]) -> None:
         """Take the number of dropped tags from `num_tags` whenever the metrics are read."""

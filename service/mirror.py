@@ -8,6 +8,7 @@ whose number of items is not what it should be. A bucket that cannot be read at 
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Mapping
 
@@ -22,7 +23,8 @@ from service.misses import Misses
 from service.packed_items import PackedItems
 from service.persistence import persistently
 
-_WAIT_MS = 500
+_WAIT_MS = 200
+"""How long to wait for news at a time: so long at most a mirror that misses nothing has not heard of Redis."""
 _WAIT_BROKEN_MS = 20
 """How long to wait for news while buckets are being read again: they are followed from the next waiting on."""
 _GATHER_S = 0.005
@@ -52,11 +54,17 @@ class Mirror(PackedItems):
         self.misses = Misses()
         self._to_repair = asyncio.Event()
         self._degraded = False
+        self._followed_s = -math.inf
 
     @property
     def degraded(self) -> bool:
         """Whether items are kept that Redis lost without anybody deleting them, or a bucket cannot be followed."""
         return self._degraded
+
+    @property
+    def followed_s(self) -> float:
+        """The moment, by the monotonic clock, up to which every write is known; it lies back while Redis is away."""
+        return self._followed_s
 
     @property
     def num_lost(self) -> int:
@@ -70,7 +78,9 @@ class Mirror(PackedItems):
 
     async def load(self) -> None:
         """Read the whole catalogue, or as much as is held of it. Errors of Redis pass through."""
+        started_s = time.monotonic()
         await self._resync_broken()
+        self._followed_s = started_s
 
     async def follow(self) -> None:
         """Follow the log until cancelled, through any time that Redis is away."""
@@ -89,10 +99,14 @@ class Mirror(PackedItems):
                 await asyncio.sleep(wait_ms / 1000)
                 continue
             entries = await log.read_after(self._redis, whole, wait_ms, count)
+            heard_s = time.monotonic()
             if entries:
                 await self._take(entries)
                 # Few busy buckets may give more each, so that none of them ever outruns its log.
                 count = _ENTRIES_AT_ONCE // len(entries)
+            if not any(bucket.broken for bucket in self._buckets):
+                self._followed_s = heard_s
+            if entries:
                 # Writes come in bursts: a short pause turns hundreds of small rounds into one.
                 await asyncio.sleep(_GATHER_S)
 

@@ -7,7 +7,7 @@ import structlog
 
 from service.timed import REDIS_ERRORS
 
-_LONGEST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 0.5
 
 _log = structlog.get_logger(__name__)
 

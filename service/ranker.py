@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ class Ranking:
     """The scores of one request, in the order of its candidates.
 
     `degraded` says what the scores lack: "history" could not be read, "items" were lost by Redis and are ranked
-    as last seen, or could not be read in time and are ranked as unknown, "scores" overflowed in the model and count
-    as 0.
+    as last seen, could not be read in time and are ranked as unknown, or may have changed since Redis was heard of;
+    "scores" overflowed in the model and count as 0.
     """
 
     request: RankRequest
@@ -58,6 +59,8 @@ class Ranker:
         Where the version, the histories and the catalogue's state come from.
     history_timeout_ms
         How long a request waits for histories; then they count as empty and the answer says so.
+    max_item_lag_ms
+        How long ago every write to the catalogue may have been known for an answer to keep silent about it.
     hot_set
         Gets items that a mirror with a capacity does not hold; None where the mirror holds all.
     """
@@ -68,10 +71,12 @@ class Ranker:
         histories: Histories,
         mirror: Catalogue,
         history_timeout_ms: float,
+        max_item_lag_ms: float,
         hot_set: HotItems | None = None,
     ) -> None:
         self._registry, self._mirror, self._hot_set = registry, mirror, hot_set
         self.history_reader = HistoryReader(histories, history_timeout_ms / 1000)
+        self._max_item_lag_s = max_item_lag_ms / 1000
         self._scoring = ThreadPoolExecutor(1, "score")
 
     async def rank(self, requests: Sequence[RankRequest]) -> list[Ranking]:
@@ -103,7 +108,8 @@ class Ranker:
         return scored
 
     def _lacking(self, history: History, scored: _Scored) -> tuple[str, ...]:
-        items = ("items",) if scored.lacks_items or self._mirror.degraded else ()
+        lags = time.monotonic() - self._mirror.followed_s > self._max_item_lag_s
+        items = ("items",) if scored.lacks_items or self._mirror.degraded or lags else ()
         return items if history is not None else ("history", *items)
 
     async def aclose(self) -> None:

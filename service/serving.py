@@ -92,5 +92,9 @@ class Catalogue(Protocol):
     def degraded(self) -> bool:
         """Whether items are kept here that Redis lost without anybody deleting them."""
 
+    @property
+    def followed_s(self) -> float:
+        """The moment, by the monotonic clock, up to which every write is known."""
+
     def __len__(self) -> int:
         """Return the number of items."""

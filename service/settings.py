@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     item_timeout_ms: float = Field(
         default=20, gt=0, description="how long a rank waits for items that are not in memory"
     )
+    max_item_lag_ms: float = Field(
+        default=700, ge=300, description="how long the catalogue may not have been followed before ranks say so"
+    )
     stored_history_length: int = Field(
         default=64, ge=1, description="ids kept of each user, if the model needs no more"
     )

@@ -27,7 +27,14 @@ T = TypeVar("T")
 
 def make_settings(store: Path, redis_url: str | None, **others: Any) -> Settings:
     """Return settings under which a slow machine gives no degraded answers."""
-    defaults = {"port": 0, "device": "cpu", "num_threads": 1, "history_timeout_ms": 5000, "redis_timeout_s": 5}
+    defaults = {
+        "port": 0,
+        "device": "cpu",
+        "num_threads": 1,
+        "history_timeout_ms": 5000,
+        "max_item_lag_ms": 60_000,
+        "redis_timeout_s": 5,
+    }
     return read_settings(store=store, redis_url=redis_url, **{**defaults, **others})
 
 

@@ -81,6 +81,20 @@ def test_a_stalled_redis_costs_the_history_and_little_time(frail: Running, patie
     wait_until(lambda: np.array_equal(np.float32(frail.client.rank(1, [9, 2]).scores), scores))
 
 
+def test_a_catalogue_that_cannot_be_followed_says_so(store: Store, patient: Patient):
+    """Soon after Redis went away a rank says that its items may have changed, even one that brings its history."""
+    store_items(patient.url, range(NUM_ITEMS), make_records())
+    with running(make_settings(store.folder, patient.url, redis_timeout_s=0.5, max_item_lag_ms=300)) as started:
+        wait_until(lambda: started.client.rank(1, [9], history=[3]).degraded == [])
+        patient.signal(signal.SIGSTOP)
+        wait_until(lambda: started.client.rank(1, [9], history=[3]).degraded == ["items"])
+        lag = re.search(r"^qin_items_lag_seconds (\S+)$", started.http.get("/metrics").text, re.MULTILINE)
+        assert lag is not None
+        assert float(lag[1]) > 0.3
+        patient.signal(signal.SIGCONT)
+        wait_until(lambda: started.client.rank(1, [9], history=[3]).degraded == [])
+
+
 def degraded_ranks(service: Running) -> float:
     """How many ranks were answered without a history so far."""
     found = re.search(
