@@ -20,7 +20,7 @@ from tests.chaos.world import World
 from tests.fakes import make_bundle
 
 COLUMNS = (
-    *("sent", "answered", "degraded", "shed", "failed", "wrong", "late"),
+    *("sent", "answered", "degraded", "shed", "failed", "asked again", "wrong", "late"),
     *("items written", "events", "refused writes", "events lost", "stale items", "caught up"),
 )
 
@@ -51,8 +51,17 @@ def _table(outcomes: list[Outcome]) -> Table:
     for outcome in outcomes:
         tally = outcome.tally
         counts = (
-            *(tally.sent, tally.answered, tally.degraded, tally.shed, tally.failed, tally.wrong, tally.late),
-            *(tally.written, tally.appended, tally.refused, outcome.lost, outcome.stale),
+            *(tally.sent, tally.answered, tally.degraded, tally.shed, tally.failed),
+            *(
+                tally.repeated,
+                tally.wrong,
+                tally.late,
+                tally.written,
+                tally.appended,
+                tally.refused,
+                outcome.lost,
+                outcome.stale,
+            ),
         )
         table.add_row(outcome.name, *map(str, counts), f"{outcome.caught_up_s:.2f} s")
     return table

@@ -10,6 +10,7 @@ from contract.client import Client
 from tests.chaos.scenarios import Chaos, Scenario
 from tests.chaos.traffic import WRITER, Tally, Traffic
 from tests.chaos.world import CHANGING, World
+from tests.service.many import Many
 from tests.service.running import await_ready, serving_process
 
 _LENGTH = 64
@@ -33,11 +34,14 @@ class Outcome:
     stale: int
     lost: int
     caught_up_s: float
+    cuts_connections: bool = False
 
     @property
     def good(self) -> bool:
-        """Whether nothing was wrong, late, lost, stale or failed."""
+        """Whether nothing was wrong, late, lost, stale or failed, nor asked twice without need."""
         tally = self.tally
+        if tally.repeated and not self.cuts_connections:
+            return False
         return not (tally.failed or tally.wrong or tally.late or self.stale or self.lost) and tally.answered > 0
 
 
@@ -55,14 +59,18 @@ def run(scenario: Scenario, world: World, folder: Path, length_s: float, num_wor
     length_s
         How long each part lasts.
     num_workers
-        Of the service.
+        Of the service, unless the scenario needs another number.
     """
-    with scenario.place(folder / "redis") as place, _service(world, place.url, folder, num_workers) as url:
+    with (
+        scenario.place(folder / "redis") as place,
+        _service(world, place.url, folder, scenario.workers or num_workers) as service,
+    ):
+        url = service.url
         traffic = Traffic(world, url)
         traffic.stock()
         with traffic.flowing():
             time.sleep(length_s / 2)
-            scenario.hurt(Chaos(place, traffic, length_s))
+            scenario.hurt(Chaos(place, traffic, service, length_s))
             time.sleep(length_s / 2)
             traffic.stop_writing()
             started = time.monotonic()
@@ -71,21 +79,24 @@ def run(scenario: Scenario, world: World, folder: Path, length_s: float, num_wor
             caught_up_s = time.monotonic() - started
         events, kept = traffic.events[-_LENGTH:], place.history(WRITER)
         lost = 0 if traffic.may_revert.is_set() and not traffic.may_be_empty.is_set() else _differing(events, kept)
-    return Outcome(scenario.name, traffic.tally, stale, lost, caught_up_s)
+    return Outcome(scenario.name, traffic.tally, stale, lost, caught_up_s, scenario.cuts_connections)
 
 
 @contextlib.contextmanager
-def _service(world: World, redis_url: str, folder: Path, num_workers: int) -> Iterator[str]:
-    settings = {"store": world.bundle.parent.parent, "redis_url": redis_url, "redis_timeout_s": 0.5}
-    if num_workers > 1:
-        settings["workers"] = num_workers
+def _service(world: World, redis_url: str, folder: Path, num_workers: int) -> Iterator[Many]:
+    settings = {
+        "store": world.bundle.parent.parent,
+        "redis_url": redis_url,
+        "redis_timeout_s": 0.5,
+        "workers": num_workers,
+    }
     log = folder / "service.log"
     with serving_process(log, **settings) as process:
         try:
             url = await_ready(process)
         except AssertionError:
             raise AssertionError(f"the service did not start: {log.read_text()}") from None
-        yield url
+        yield Many(process, url, log)
         assert process.poll() is None, "the service ended"
         process.terminate()
         assert process.wait(30) == 0, "the service did not end in order"

@@ -1,6 +1,7 @@
 """What can go wrong with Redis, one function each: it hurts, waits, and leaves everything running again."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from contract.client import Client
 from tests.chaos.places import Place, durable, forgetful, sharded, watched
 from tests.chaos.traffic import Traffic
 from tests.chaos.world import CHANGING, STEADY
+from tests.service.many import Many
 from tests.service.running import wait_until
 
 _PATIENCE_S = 60
@@ -24,6 +26,7 @@ class Chaos:
 
     place: Place
     traffic: Traffic
+    service: Many
     length_s: float  # how long each failure, and each quiet time, lasts
 
 
@@ -39,12 +42,18 @@ class Scenario:
         Does the harm and mends it; the service is under requests all the time.
     quick
         Whether it is over in seconds.
+    workers
+        How many the service has, where that matters.
+    cuts_connections
+        Whether clients may see a connection end, and then have to ask again.
     """
 
     name: str
     place: Callable[[Path], AbstractContextManager[Place]]
     hurt: Callable[[Chaos], None]
     quick: bool = True
+    workers: int | None = None
+    cuts_connections: bool = False
 
 
 def nothing(chaos: Chaos) -> None:
@@ -118,6 +127,22 @@ def disconnected(chaos: Chaos) -> None:
             time.sleep(_CLOSE_EVERY_S)
 
 
+def worker_killed(chaos: Chaos) -> None:
+    """Kill one worker after the other without warning; each is replaced."""
+    stop = time.monotonic() + chaos.length_s
+    while time.monotonic() < stop:
+        for pid in list(chaos.service.workers().values()):
+            os.kill(pid, signal.SIGKILL)
+            chaos.service.wait_whole()
+
+
+def owner_killed(chaos: Chaos) -> None:
+    """Kill the process that follows the catalogue; another one takes over."""
+    os.kill(chaos.service.children()["owner"], signal.SIGKILL)
+    time.sleep(chaos.length_s)
+    chaos.service.wait_whole()
+
+
 SCENARIOS = (
     Scenario("undisturbed", durable, nothing),
     Scenario("stopped, restarted with its data", durable, stopped),
@@ -128,4 +153,6 @@ SCENARIOS = (
     Scenario("connections closed in a loop", durable, disconnected),
     Scenario("Cluster: a master killed, restarted", sharded, killed, quick=False),
     Scenario("Cluster: connections closed in a loop", sharded, disconnected, quick=False),
+    Scenario("two workers: each killed in turn", durable, worker_killed, workers=2, cuts_connections=True),
+    Scenario("two workers: their owner killed", durable, owner_killed, workers=2),
 )

@@ -43,6 +43,7 @@ class Tally:
     degraded: int = 0
     shed: int = 0
     failed: int = 0
+    repeated: int = 0
     wrong: int = 0
     late: int = 0
     written: int = 0
@@ -149,7 +150,7 @@ class Traffic:
         self.tally.add(sent=1)
         started = time.monotonic()
         try:
-            ranking = client.rank(user, candidates)
+            ranking = self._ranked(client, user, candidates)
         except ClientError as error:
             shed = error.status in (429, 503)
             self.tally.add(shed=shed, failed=not shed)
@@ -159,6 +160,16 @@ class Traffic:
         self.tally.add(answered=1, degraded=bool(ranking.degraded))
         self._check(ranking, user, history, candidates, started)
         return ranking
+
+    def _ranked(self, client: Client, user: int, candidates: Sequence[int]) -> Ranking:
+        """Rank, once more where the connection ended without an answer."""
+        try:
+            return client.rank(user, candidates)
+        except ClientError as error:
+            if error.status is not None:
+                raise
+            self.tally.add(repeated=1)
+            return client.rank(user, candidates)
 
     def _check(
         self, ranking: Ranking, user: int, history: History, candidates: Sequence[int], started: float
@@ -239,7 +250,7 @@ class Traffic:
         return False
 
     def _refused(self, error: ClientError, what: str) -> None:
-        self.tally.add(refused=1)
-        if error.status != 503:
+        self.tally.add(refused=1, repeated=error.status is None)
+        if error.status not in (None, 503):
             self.tally.add(failed=1)
             self.tally.note(f"{what} failed: {error}")
