@@ -109,7 +109,9 @@ def train(
     out_dir: Annotated[Path, typer.Option("--out", help="Where the checkpoint goes.")],
     recipe: Annotated[
         str | None,
-        typer.Option(help="paper, microlens_50k or tiny; microlens_50k, or that of --from.", show_default=False),
+        typer.Option(
+            help="paper, microlens_50k, impressions or tiny; impressions, or that of --from.", show_default=False
+        ),
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Change one setting: key=value.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted run stopped.")] = False,

@@ -25,7 +25,7 @@ from training.errors import DataError, RecipeError
 from training.model import QIN
 from training.recipes import Recipe, get_recipe
 
-DEFAULT_RECIPE = "microlens_50k"
+DEFAULT_RECIPE = "impressions"  # right for any data, if not the best where negatives were sampled
 _TABLES = ("likes_embedding", "views_embedding", "item_embedding", "tag_embedding")
 
 

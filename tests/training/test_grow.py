@@ -162,7 +162,7 @@ def test_the_recipe_is_the_checkpoint_s_unless_another_is_named(first: tuple[Pat
     """With every setting that it was trained by."""
     assert recipe_for(None, first[1]) == small_recipe("epochs=2")
     assert recipe_for("tiny", first[1]) == get_recipe("tiny")
-    assert recipe_for(None, None) == get_recipe("microlens_50k")
+    assert recipe_for(None, None) == get_recipe("impressions")
 
 
 def test_a_recipe_of_another_time_is_named(first: tuple[Path, Path], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_every_recipe_goes_by_its_name(name: str) -> None:
 
 def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
     """The error lists the recipes."""
-    with pytest.raises(RecipeError, match="'papr'; the recipes are paper, microlens_50k, tiny"):
+    with pytest.raises(RecipeError, match="'papr'; the recipes are paper, microlens_50k, impressions, tiny"):
         get_recipe("papr")
 
 
@@ -54,3 +54,12 @@ def test_a_setting_that_cannot_be_taken_says_why(setting: str, message: str) -> 
     """Form, key and value each have their own complaint."""
     with pytest.raises(RecipeError, match=message):
         with_settings(get_recipe("tiny"), [setting])
+
+
+def test_impressions_are_never_exchanged() -> None:
+    """But for its name, that is all that sets the recipe apart from the one for sampled negatives."""
+    ours, sampled = get_recipe("impressions").model_dump(), get_recipe("microlens_50k").model_dump()
+    assert {key: (ours[key], sampled[key]) for key in ours if ours[key] != sampled[key]} == {
+        "name": ("impressions", "microlens_50k"),
+        "exchange_negatives": (False, True),
+    }
