@@ -4,6 +4,7 @@ Every process holds the whole model and an equal share of each batch. Gradients 
 `DistributedDataParallel`, and so are the statistics of batch norm, so that a step is the step of the whole batch.
 """
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -103,6 +104,8 @@ def joined(with_gpu: bool) -> Iterator[Ranks]:
     try:
         yield Ranks(rank, size, local_rank)
     finally:
+        # What shares gradients refers to itself. Freed as late as Python ends, it took the process down with it.
+        gc.collect()
         dist.destroy_process_group()
 
 

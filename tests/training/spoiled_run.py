@@ -2,7 +2,7 @@
 
     python -m tests.training.spoiled_run RANK WHERE DATA OUT [SETTING ...]
 
-WHERE is a function of `training.trainer`; the process of that rank is killed as it calls it for the second time.
+WHERE is a function that `training.run` calls; the process of that rank is killed as it calls it for the second time.
 """
 
 import os
@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+import training.run
 import training.trainer
 from tests.training.clicks import small_recipe
 
@@ -24,7 +25,7 @@ def main() -> None:
 
 def die_at_second_call(where: str) -> None:
     """Let the second call of a function be the end of this process, as if the machine had failed."""
-    original, calls = getattr(training.trainer, where), []
+    original, calls = getattr(training.run, where), []
 
     def spoiled(*args: object, **kwargs: object) -> object:
         calls.append(args)
@@ -32,7 +33,7 @@ def die_at_second_call(where: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args, **kwargs)
 
-    setattr(training.trainer, where, spoiled)
+    setattr(training.run, where, spoiled)
 
 
 if __name__ == "__main__":

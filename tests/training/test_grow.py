@@ -108,7 +108,7 @@ def test_good_weights_are_kept_where_no_epoch_beats_them(
 ) -> None:
     """Epoch 0 is the best, and the checkpoint is the grown start."""
     areas = iter([0.9, 0.6, 0.7])
-    monkeypatch.setattr("training.trainer.auc", lambda _label, _score: next(areas))
+    monkeypatch.setattr("training.run.auc", lambda _label, _score: next(areas))
     summary = train(first[0], tmp_path, small_recipe("epochs=2"), start=first[1])
     assert (summary.best_epoch, summary.auc, summary.epochs) == (0, 0.9, 2)
     old, kept = (load_checkpoint(folder).model.state_dict() for folder in (first[1], tmp_path))
@@ -129,7 +129,7 @@ def test_an_interrupted_run_goes_on_from_its_start(
         raise Interruption
 
     with monkeypatch.context() as broken:
-        broken.setattr("training.trainer.Run.epoch", interrupted)
+        broken.setattr("training.run.Run.epoch", interrupted)
         with pytest.raises(Interruption):
             train(first[0], tmp_path / "run", small_recipe("epochs=2"), start=first[1])
     with pytest.raises(ResumeError, match="went on from another checkpoint"):

@@ -23,7 +23,7 @@ def operands() -> tuple[torch.Tensor, torch.Tensor]:
     "lengths", [[row % 25 for row in range(NUM_ROWS)], [0] * (NUM_ROWS - 1) + [3], [0, *[40] * (NUM_ROWS - 2), 0]]
 )
 def test_the_pooled_history_and_its_gradients_are_those_of_the_plain_sum(lengths: list[int]) -> None:
-    """relu(direction . item) item, summed, with empty, short and repeating histories; first and last may be empty."""
+    """relu(direction . item) item, summed, histories empty, short, repeating or longer than all items."""
     history, (direction, vectors) = histories(lengths), operands()
     wanted = torch.randn(NUM_ROWS, WIDTH, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     ours = [value.clone().requires_grad_() for value in (direction, vectors)]

@@ -14,8 +14,9 @@ from training.journal import EpochRecord, read_journal
 from training.metrics import auc, log_loss
 from training.ranks import ALONE, Ranks
 from training.resume import STATE
+from training.run import Run
 from training.tensorfile import read_tensors
-from training.trainer import Run, train
+from training.trainer import train
 
 SETTINGS = ("batch_size=67", "max_grad_norm=0.02", "l2=1e-3", "embedding_dim=4")
 """Batches that two processes cannot halve, a last one of few rows, gradients that are clipped, L2 that counts."""

@@ -20,8 +20,9 @@ from training.metrics import auc, log_loss
 from training.model import QIN
 from training.recipes import get_recipe
 from training.resume import STATE
+from training.run import Run
 from training.tensorfile import read_tensors
-from training.trainer import Run, TrainingSummary, train
+from training.trainer import TrainingSummary, train
 
 
 class Interruption(BaseException):
@@ -187,7 +188,7 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
 ) -> None:
     """Broken off in epoch 2, before its evaluation, its checkpoint or its state: the end is the same."""
     whole, summary = trained
-    interrupt_second_call(monkeypatch, f"training.trainer.{where}")
+    interrupt_second_call(monkeypatch, f"training.run.{where}")
     with pytest.raises(Interruption):
         train(clicks, tmp_path, small_recipe())
     monkeypatch.undo()
@@ -284,7 +285,7 @@ def test_the_best_epoch_is_kept_and_the_last_goes_on(
 ) -> None:
     """When AUC falls after epoch 1, the checkpoint stays at epoch 1; weights go on and the learning rate halves."""
     falling = iter([0.9, 0.8, 0.7])
-    monkeypatch.setattr("training.trainer.auc", lambda _label, _score: next(falling))
+    monkeypatch.setattr("training.run.auc", lambda _label, _score: next(falling))
     summary = train(clicks, tmp_path, small_recipe())
     checkpoint = load_checkpoint(tmp_path)
     assert (summary.best_epoch, summary.epochs, checkpoint.info.epoch, checkpoint.info.auc) == (1, 3, 1, 0.9)
