@@ -92,17 +92,27 @@ def _tail(num_items: Any, entries: Any) -> Tail:
     return Tail(_entry(*entries[0]).position if entries else Position(), num_items)
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """Entries by bucket, and whether those are all that there were."""
+
+    entries: Mapping[int, list[Entry]]
+    complete: bool
+
+
 async def read_after(
     redis: Redis, positions: Mapping[int, Position], wait_ms: int, count: int = _READ_AT_ONCE
-) -> dict[int, list[Entry]]:
+) -> News:
     """Return about `count` entries after each bucket's position, waiting up to `wait_ms` for the first."""
     streams: dict[Any, Any] = {log_key(bucket): position.entry for bucket, position in positions.items()}
     replies: Any
     if isinstance(redis, ClusterRedis):
-        replies = await _poll(redis, streams, wait_ms, max(count, _POLL_AT_ONCE))
+        count = max(count, _POLL_AT_ONCE)
+        replies = await _poll(redis, streams, wait_ms, count)
     else:
         replies = await redis.xread(streams, count=count, block=wait_ms)
-    return {_BUCKET_OF_KEY[key]: [_entry(*entry) for entry in entries] for key, entries in replies}
+    entries = {_BUCKET_OF_KEY[key]: [_entry(*entry) for entry in written] for key, written in replies}
+    return News(entries, all(len(written) < count for written in entries.values()))
 
 
 async def _poll(redis: ClusterRedis, streams: Mapping[Any, Any], wait_ms: int, count: int) -> list[Any]:

@@ -1,6 +1,7 @@
 """One version in a worker: a scorer of its own, and rows that the owner of the catalogue keeps up to date."""
 
 import errno
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -93,6 +94,11 @@ class MappedVersion:
     name: str
     scorer: Scorer
     rows: MappedRows
+
+    @property
+    def followed_s(self) -> float:
+        """Any moment: what the owner notes of its catalogue tells how far these rows lag."""
+        return math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,15 +98,15 @@ class Mirror(PackedItems):
             if not whole:
                 await asyncio.sleep(wait_ms / 1000)
                 continue
-            entries = await log.read_after(self._redis, whole, wait_ms, count)
+            news = await log.read_after(self._redis, whole, wait_ms, count)
             heard_s = time.monotonic()
-            if entries:
-                await self._take(entries)
+            if news.entries:
+                await self._take(news.entries)
                 # Few busy buckets may give more each, so that none of them ever outruns its log.
-                count = _ENTRIES_AT_ONCE // len(entries)
-            if not any(bucket.broken for bucket in self._buckets):
+                count = _ENTRIES_AT_ONCE // len(news.entries)
+            if news.complete and not any(bucket.broken for bucket in self._buckets):
                 self._followed_s = heard_s
-            if entries:
+            if news.entries:
                 # Writes come in bursts: a short pause turns hundreds of small rounds into one.
                 await asyncio.sleep(_GATHER_S)
 

@@ -90,5 +90,6 @@ class Owner:
         board = self._family.board
         board["num_items"] = len(self._mirror)
         board["is_degraded"] = self._mirror.degraded
-        board["followed_ms"] = int(self._mirror.followed_s * 1000)
+        followed_s = min(self._mirror.followed_s, self._registry.serving.followed_s)
+        board["followed_ms"] = int(followed_s * 1000)
         board["num_unknown_tags"] = self._registry.serving.rows.num_unknown_tags

@@ -83,11 +83,16 @@ class Ranker:
         """Rank each request's candidates, all with the same version."""
         version = self._registry.serving
         histories = await self._read_histories(requests)
+        lags = self.lag_s() > self._max_item_lag_s
         scored = await self._score(version, requests, histories)
         return [
-            _ranking(request, version.name, of_request, self._lacking(history, of_request))
+            _ranking(request, version.name, of_request, self._lacking(history, of_request, lags))
             for request, history, of_request in zip(requests, histories, scored, strict=True)
         ]
+
+    def lag_s(self) -> float:
+        """Return since when writes to the catalogue may be missing in what is ranked with."""
+        return time.monotonic() - min(self._mirror.followed_s, self._registry.serving.followed_s)
 
     async def _read_histories(self, requests: Sequence[RankRequest]) -> list[History]:
         users = [request.user_id for request in requests if request.history is None]
@@ -107,8 +112,7 @@ class Ranker:
         assert not isinstance(scored, set)
         return scored
 
-    def _lacking(self, history: History, scored: _Scored) -> tuple[str, ...]:
-        lags = time.monotonic() - self._mirror.followed_s > self._max_item_lag_s
+    def _lacking(self, history: History, scored: _Scored, lags: bool) -> tuple[str, ...]:
         items = ("items",) if scored.lacks_items or self._mirror.degraded or lags else ()
         return items if history is not None else ("history", *items)
 

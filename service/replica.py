@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
@@ -129,12 +128,12 @@ def assemble(
 ) -> Replica:
     """Return what the routes work with, once a version serves."""
     metrics.count_items(mirror.__len__)
-    metrics.measure_lag(lambda: time.monotonic() - mirror.followed_s)
     metrics.count_unknown_tags(lambda: registry.serving.rows.num_unknown_tags)
     length = max(settings.stored_history_length, registry.serving.scorer.features.history_length)
     histories = Histories(redis, length)
     ranker = Ranker(registry, histories, mirror, settings.history_timeout_ms, settings.max_item_lag_ms, hot_set)
     stack.push_async_callback(ranker.aclose)
+    metrics.measure_lag(ranker.lag_s)
     metrics.watch_histories(lambda: ranker.history_reader.num_open)
     return Replica(settings, gate, Items(redis), histories, mirror, registry, ranker, metrics, last_seen)
 

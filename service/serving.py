@@ -40,6 +40,10 @@ class ServingVersion(Protocol):
     def rows(self) -> ServingRows:
         """The catalogue, encoded for it."""
 
+    @property
+    def followed_s(self) -> float:
+        """The moment, by the monotonic clock, up to which the rows have every change that is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class State:

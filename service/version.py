@@ -1,6 +1,8 @@
 """One version of the model, loaded: its scorer, and the catalogue as rows of its tables."""
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
@@ -43,10 +45,17 @@ class LoadedVersion:
         self._headroom = max(1, self.rows.num_free_rows - (mirror.capacity or 0))
         self._num_writing = 0
         self._pending: set[int] = set()
-        self._queue: deque[int] = deque()
+        self._queue: deque[tuple[int, float]] = deque()  # item ids, and when each was noted
+        self._writing_since_s = math.inf
         self._wake = asyncio.Event()
         self._thread: Executor | None = None
         self._following: asyncio.Task[None] | None = None
+
+    @property
+    def followed_s(self) -> float:
+        """The moment, by the monotonic clock, up to which the rows have every change that the mirror noted."""
+        since_s = self._queue[0][1] if self._queue else math.inf
+        return min(since_s, self._writing_since_s, time.monotonic())
 
     @property
     def num_pending(self) -> int:
@@ -111,14 +120,18 @@ class LoadedVersion:
     async def _catch_up(self, thread: Executor) -> None:
         self._wake.clear()
         while item_ids := self._next_pending():
-            await self._write(item_ids, thread)
+            try:
+                await self._write(item_ids, thread)
+            finally:
+                self._writing_since_s = math.inf
 
     def _next_pending(self) -> list[int]:
         """Take those items that have waited longest; what was written in the meantime waits no more."""
         item_ids: list[int] = []
         while self._queue and len(item_ids) < _FOLLOW_AT_ONCE:
-            item_id = self._queue.popleft()
+            item_id, noted_s = self._queue.popleft()
             if item_id in self._pending:
+                self._writing_since_s = min(self._writing_since_s, noted_s)
                 self._pending.discard(item_id)
                 item_ids.append(item_id)
         return item_ids
@@ -160,7 +173,8 @@ class LoadedVersion:
             return view.rows(np.array(item_ids, dtype=np.int64))
 
     def _note(self, item_ids: Collection[int]) -> None:
-        self._queue.extend(item_id for item_id in item_ids if item_id not in self._pending)
+        now_s = time.monotonic()
+        self._queue.extend((item_id, now_s) for item_id in item_ids if item_id not in self._pending)
         self._pending.update(item_ids)
         self._wake.set()
 

