@@ -121,11 +121,15 @@ def figures(label: NDArray[np.float32], score: NDArray[np.float32]) -> tuple[flo
 
 
 def table(parts: Parts, runs: NDArray[np.float64]) -> Table:
-    """Return the figures of (seeds, parts, 2) as a table."""
-    result = Table("validation rows", "rows", "AUC", "log loss", title=f"{len(runs)} seeds: mean, standard deviation")
-    spread = runs.std(0, ddof=1) if len(runs) > 1 else np.full(runs.shape[1:], np.nan)
-    for (name, rows), mean, deviation in zip(parts.items(), runs.mean(0), spread, strict=True):
-        cells = [f"{value:.4f} ± {error:.4f}" for value, error in zip(mean, deviation, strict=True)]
+    """Return the figures of (seeds, parts, 2) as a table; one seed has no deviation."""
+    result = Table(
+        "validation rows", "rows", "AUC", "log loss", title=f"{len(runs)} seeds: mean ± standard deviation"
+    )
+    spread = runs.std(0, ddof=1) if len(runs) > 1 else None
+    for part, (name, rows) in enumerate(parts.items()):
+        cells = [f"{value:.4f}" for value in runs[:, part].mean(0)]
+        if spread is not None:
+            cells = [f"{cell} ± {deviation:.4f}" for cell, deviation in zip(cells, spread[part], strict=True)]
         result.add_row(name, f"{int(rows.sum()):,}", *cells)
     return result
 
