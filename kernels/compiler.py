@@ -51,22 +51,27 @@ class Compiler:
 
     def compiles(self, source: str, flags: Sequence[str] = ()) -> bool:
         """Whether it turns a source into an object file with these flags."""
-        return self._makes(source, (*flags, "-c"))
+        with tempfile.TemporaryDirectory() as folder:
+            return self._object(source, flags, Path(folder)) is not None
 
     def links(self) -> bool:
         """Whether it makes shared libraries, of sources that include the standard library's headers."""
-        return any(self._makes(_PROBE, ("-shared", *flags)) for flags in LINKS)
-
-    def _makes(self, source: str, flags: Sequence[str]) -> bool:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "probe.cpp")
-            path.write_text(source)
-            made = path.with_suffix(".o")
-            try:
-                done = self.run(*BASE, *flags, path, "-o", made)
-            except OSError:  # a file that is no program
-                return False
-            return done.returncode == 0 and made.is_file()
+            made = self._object(_PROBE, (), Path(folder))
+            library = Path(folder, "probe.so")
+            return made is not None and any(self._makes(library, "-shared", *flags, made, "-lm") for flags in LINKS)
+
+    def _object(self, source: str, flags: Sequence[str], folder: Path) -> Path | None:
+        path, made = folder / "probe.cpp", folder / "probe.o"
+        path.write_text(source)
+        return made if self._makes(made, *BASE, *flags, "-c", path) else None
+
+    def _makes(self, output: Path, *arguments: str | Path) -> bool:
+        try:
+            done = self.run(*arguments, "-o", output)
+        except OSError:  # a file that is no program
+            return False
+        return done.returncode == 0 and output.is_file()
 
 
 def find_compiler(environment: Mapping[str, str] | None = None) -> Compiler:
