@@ -387,7 +387,8 @@ struct TowerCase {
 };
 
 // How often each way of sharing was taken. The tower's ways are told apart by the task that they start: a single row can
-// be shared by panels alone, so the task that shares one is that way's, and any other one shares rows.
+// be shared by panels alone, so the task that shares one is that way's, and any other one shares rows. Towers without a
+// product have but one way.
 struct Tally {
   const InstructionSet& set;
   size_t num_attention = 0, num_tower = 0, num_shared = 0;
@@ -398,7 +399,7 @@ struct Tally {
   void count(const TowerCase&) { ++num_tower; }
   void count_shared(const AttentionCase&, const Watch& watch) { num_shared += watch.num_runs; }
   void count_shared(const TowerCase& given, const Watch& watch) {
-    if (!watch.num_runs) return;
+    if (!watch.num_runs || !given.shape.products()) return;
     tower_tasks[watch.task] += watch.num_runs;
     if (given.shape.rows() == 1) by_panels = watch.task;
   }
