@@ -33,7 +33,7 @@ def _resident() -> int:
 
 
 def test_a_run_gives_back_its_memory(library: Path) -> None:
-    """1,000 runs keep neither the rows, 0.12 MB, nor weights that are inputs and packed again in each run, 0.26 MB."""
+    """1,000 runs keep neither the rows, 0.12 MB, nor weights that are inputs and packed in each run, 0.26 MB."""
     size = Size(num_candidates=200, embedding_dim=31, item_width=97, num_layers=2)
     operands = tower_operands(size, 1)
     operation = Operation(operands, size, weights_in_graph=False)
