@@ -46,7 +46,7 @@ def figures(out: Path) -> list[EpochRecord]:
     return [record.model_copy(update=timeless) for record in read_journal(out)]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_take_the_steps_of_one(tmp_path: Path, processes: int) -> None:
     """In float64, in shares that are uneven: losses, L2 terms, norms, weights and statistics agree to 1e-11."""
     finished = torchrun("tests.training.shared_steps", str(tmp_path), str(tmp_path / "r.npz"), processes=processes)
@@ -59,6 +59,7 @@ def test_several_processes_take_the_steps_of_one(tmp_path: Path, processes: int)
             np.testing.assert_allclose(together[name], value, rtol=1e-11, atol=1e-11, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_evaluated_as_one(data: Path, tmp_path: Path) -> None:
     """The first epoch's losses agree with one process's, to float32's rounding, and so does the AUC over all rows."""
     settings = (*SETTINGS, "dropout=0", "epochs=1")
@@ -77,7 +78,7 @@ def score(data: Path, out: Path) -> tuple[float | None, float]:
     return auc(labels, scores), log_loss(labels, scores)
 
 
-@pytest.mark.parametrize(("rank", "where"), [("1", "auc"), ("0", "save_state")])
+@pytest.mark.parametrize(("rank", "where"), [("1", "auc"), pytest.param("0", "save_state", marks=pytest.mark.slow)])
 def test_a_run_whose_process_is_killed_ends_as_an_unbroken_one(
     data: Path, together: Path, tmp_path: Path, rank: str, where: str
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_run_whose_process_is_killed_ends_as_an_unbroken_one(
     assert figures(tmp_path / "run") == figures(together)
 
 
+@pytest.mark.slow
 def test_another_runs_folder_is_refused_however_often_torchrun_starts_again(data: Path, together: Path) -> None:
     """Only what this launch began is gone on with unasked."""
     before = (together / STATE).read_bytes()
