@@ -1,4 +1,5 @@
 import json
+import itertools
 import threading
 
 import httpx
@@ -147,15 +148,17 @@ def test_an_updated_item_scores_as_before_or_as_after_and_nothing_between(servic
     stop, answers = threading.Event(), []
 
     def rank() -> None:
-        with httpx.Client(base_url=service.url) as http:
+        with httpx.Client(base_url=service.url, timeout=30) as http:
             while not stop.is_set():
                 answers.append(http.post("/v1/rank", json={"user_id": 1, "candidates": [7] * 300}).json()["scores"])
 
     threads = [threading.Thread(target=rank) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for turn in range(60):
+    for turn in itertools.count():
         service.client.put_item(7, second if turn % 2 == 0 else first)
+        if turn >= 60 and len(answers) >= 60:
+            break
     stop.set()
     for thread in threads:
         thread.join()
