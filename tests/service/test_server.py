@@ -186,7 +186,7 @@ def test_readiness_goes_before_the_end(store: Store, stocked_url, tmp_path: Path
 
         holder = threading.Thread(target=lambda: httpx.post(f"{url}/v1/rank", content=hold(), timeout=20))
         holder.start()
-        with httpx.Client(base_url=url) as http:
+        with httpx.Client(base_url=url, timeout=30) as http:
             assert http.get("/v2/health/ready").status_code == 200
             process.terminate()
             wait_until(lambda: not is_ready(http))
