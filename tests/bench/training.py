@@ -3,8 +3,9 @@
     python -m tests.bench.training [--runs 3] [--batch 8192] [--published-batch 2048] [--threads 0]
 
 The paper's size: 91,718 items, 11,740 tags, embeddings of 128, 4 layers of 4 rows, full histories of 64 items drawn
-from all items alike. Both orders compute in float32 from the same clicks, each step on other rows. A step of the
-published order takes about 1.5 MB a row, so it gets smaller batches by default: its time a row hardly depends on it.
+from all items alike. All orders start from the same weights, and each step has other rows; bfloat16 is the one that
+does not give the published numbers. A step of the published order takes about 1.5 MB a row, so it gets smaller
+batches by default: its time a row hardly depends on that. It gains by memory that is kept (`training.memory`) too.
 
 Ratios are rows/s of ours over the published, pair by pair: the median with the lowest and the highest.
 """
@@ -13,6 +14,8 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -30,6 +33,10 @@ from training.step import Optimiser
 HISTORY = 64
 PAPER = Schema(num_items=91_718, num_tags=11_740, embedding_width=128, history_length=HISTORY)
 PARTS = ("loader", "forward", "backward", "optimiser")
+PUBLISHED, OURS, REDUCED = "published", "ours", "ours, bfloat16"
+WITH_FEATURES = "ours, with the distinct items' features"
+FLOAT32: Literal["float32"] = "float32"
+BFLOAT16: Literal["bfloat16"] = "bfloat16"
 LEARNING_RATE, L2, MAX_GRAD_NORM = 2e-3, 2e-4, 10.0
 
 console = Console(width=120)
@@ -85,8 +92,7 @@ def main() -> None:
     world = make_world(num_rows=3 * arguments.batch)
     console.print(_loader_table(world, arguments.batch, arguments.runs))
     for dropout in (0.1, 0.0):
-        ours, published = _steps(world, dropout, arguments)
-        console.print(_step_table(dropout, ours, published))
+        console.print(_step_table(dropout, _steps(world, dropout, arguments)))
 
 
 def make_world(num_rows: int, seed: int = 1) -> World:
@@ -113,8 +119,9 @@ def make_world(num_rows: int, seed: int = 1) -> World:
 
 def _loader_table(world: World, num_rows: int, runs: int) -> Table:
     loaders: dict[str, Callable[[np.ndarray], object]] = {
-        "published": world.published.batch,
-        "ours": world.rows.batch,
+        PUBLISHED: world.published.batch,
+        OURS: world.rows.batch,
+        WITH_FEATURES: lambda rows: _with_features(world, rows),
     }
     times: dict[str, list[float]] = {name: [] for name in loaders}
     for number in range(-1, runs):
@@ -123,27 +130,39 @@ def _loader_table(world: World, num_rows: int, runs: int) -> Table:
             load(drawn)
             if number >= 0:
                 times[name].append((time.perf_counter() - started) / num_rows)
-    table = Table("loader", "rows/s", "ours / published", title=f"The loader alone, batches of {num_rows}")
-    table.add_row("published", _rate(times["published"]), "")
-    table.add_row("ours", _rate(times["ours"]), _ratio(times["published"], times["ours"]))
+    table = Table("loader", "rows/s", "/ published", title=f"The loader alone, batches of {num_rows}")
+    for name, seconds in times.items():
+        table.add_row(name, _rate(seconds), "" if name == PUBLISHED else _ratio(times[PUBLISHED], seconds))
     return table
 
 
-def _steps(world: World, dropout: float, arguments: argparse.Namespace) -> tuple[Times, Times]:
-    """Time steps of both orders in turn, from the same weights, after one of each that warms up."""
-    torch.manual_seed(1)
+def _with_features(world: World, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """Load a batch and gather the features of its distinct items, which our network does as it computes."""
+    batch = world.rows.batch(rows)
+    items = torch.unique(torch.cat([batch.candidate, batch.history.flatten()]))
+    return world.items.tags[items], world.items.embedding[items]
+
+
+def _steps(world: World, dropout: float, arguments: argparse.Namespace) -> dict[str, Times]:
+    """Time steps of each order in turn, from the same weights, after one of each that warms up."""
+    batch, published_batch = arguments.batch, arguments.published_batch
     config = ModelConfig(dropout=dropout)
-    model, published_model = QIN(PAPER, config).train(), PublishedQIN(PAPER, config).train()
-    published_model.load_state_dict(model.state_dict())
-    optimiser = Optimiser(model, world.items, LEARNING_RATE, L2, MAX_GRAD_NORM)
-    trainer = PublishedTrainer(published_model, LEARNING_RATE, L2, MAX_GRAD_NORM)
-    ours, published = Times(), Times()
+    torch.manual_seed(1)
+    weights = QIN(PAPER, config).state_dict()
+    model = PublishedQIN(PAPER, config).train()
+    model.load_state_dict(weights)
+    trainer = PublishedTrainer(model, LEARNING_RATE, L2, MAX_GRAD_NORM)
+    steps = {PUBLISHED: (partial(_published_step, trainer, world, published_batch), published_batch)}
+    for precision, name in ((FLOAT32, OURS), (BFLOAT16, REDUCED)):
+        network = QIN(PAPER, config).train()
+        network.load_state_dict(weights)
+        optimiser = Optimiser(network, world.items, LEARNING_RATE, L2, MAX_GRAD_NORM, precision=precision)
+        steps[name] = partial(_our_step, optimiser, world, batch), batch
+    times = {name: Times() for name in steps}
     for number in range(-1, arguments.runs):
-        to_ours, to_published = (ours, published) if number >= 0 else (Times(), Times())
-        to_ours.measure(lambda: _our_step(optimiser, world, arguments.batch), arguments.batch)
-        rows = arguments.published_batch
-        to_published.measure(lambda rows=rows: _published_step(trainer, world, rows), rows)
-    return ours, published
+        for name, (step, num_rows) in steps.items():
+            (times[name] if number >= 0 else Times()).measure(step, num_rows)
+    return times
 
 
 def _our_step(optimiser: Optimiser, world: World, num_rows: int) -> Iterator[None]:
@@ -171,14 +190,14 @@ def _published_step(trainer: PublishedTrainer, world: World, num_rows: int) -> I
     yield
 
 
-def _step_table(dropout: float, ours: Times, published: Times) -> Table:
-    parts = [f"{part}, us a row" for part in PARTS]
-    table = Table("order", "rows/s", "rows/CPU-s", *parts, "ours / published", "in CPU time")
-    table.title = f"Training steps, dropout {dropout:g}"
-    for name, times in (("published", published), ("ours", ours)):
+def _step_table(dropout: float, orders: dict[str, Times]) -> Table:
+    table = Table("order", "rows/s", "rows/CPU-s", *PARTS, "/ published", "in CPU time")
+    table.title = f"Training steps, dropout {dropout:g}; parts in microseconds a row"
+    for name, times in orders.items():
         costs = [f"{np.median(times.parts[part]) * 1e6:.1f}" for part in PARTS]
-        ratios = [_ratio(published.wall(), ours.wall()), _ratio(published.cpu, ours.cpu)]
-        table.add_row(name, _rate(times.wall()), _rate(times.cpu), *costs, *(ratios if times is ours else ("", "")))
+        base = orders[PUBLISHED]
+        ratios = [] if times is base else [_ratio(base.wall(), times.wall()), _ratio(base.cpu, times.cpu)]
+        table.add_row(name, _rate(times.wall()), _rate(times.cpu), *costs, *ratios)
     return table
 
 
