@@ -38,10 +38,15 @@ def seat_of(name: str, family: Family) -> Seat:
     return family.board.seat(int(name.rpartition("-")[2]))
 
 
-def fork(name: str, family: Family) -> tuple[int, int]:
-    """Start the owner, or the worker of a name; return its id and where its report can be read.
+def fork(name: str, family: Family) -> tuple[int, int, int]:
+    """Start the owner, or the worker of a name; return its id, a descriptor of it and where its report can be read.
 
     The child shares memory and descriptors, nothing else: it makes threads, loops, clients and sessions of its own.
+
+    Raises
+    ------
+    OSError
+        There is no room for another process or descriptor; nothing was started then.
     """
     reading, writing = os.pipe()
     parent = os.getpid()
@@ -51,11 +56,20 @@ def fork(name: str, family: Family) -> tuple[int, int]:
         if pid == 0:
             os.close(reading)
             _become(name, family, Report(writing), parent)
+    except OSError:
+        os.close(reading)
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
-    os.close(writing)
+        os.close(writing)
     os.set_blocking(reading, False)
-    return pid, reading
+    try:
+        return pid, os.pidfd_open(pid), reading
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reading)
+        raise
 
 
 def _become(name: str, family: Family, report: Report, parent: int) -> NoReturn:

@@ -17,6 +17,7 @@ from prometheus_client import values
 from service.filelock import FileLock
 
 _PREFIX = "qin-metrics-"
+_UNNAMED_PREFIX = "qin-new-metrics-"
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -26,9 +27,11 @@ def shared_folder() -> Iterator[Path]:
     parent = Path(tempfile.gettempdir())
     for left in parent.glob(f"{_PREFIX}*/lock"):
         _remove_if_abandoned(left)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    lock = FileLock(folder / "lock")
+    unnamed = Path(tempfile.mkdtemp(prefix=_UNNAMED_PREFIX, dir=parent))
+    lock = FileLock(unnamed / "lock")
     lock.acquire()
+    # Only a folder whose lock is held has a name under which others look for abandoned ones.
+    folder = unnamed.rename(parent / unnamed.name.replace(_UNNAMED_PREFIX, _PREFIX))
     try:
         yield folder
     finally:
@@ -48,6 +51,7 @@ def count_in(folder: Path, process: str) -> None:
             return values.MutexValue(kind, *arguments, **options)  # type: ignore[no-untyped-call]
         # Looked up when a file is opened; left in place it would make every gauge complain that it is cleared.
         os.environ[_FOLDER] = str(folder)
+        folder.mkdir(exist_ok=True)  # whatever clears temporary folders may have been there
         try:
             return in_file(kind, *arguments, **options)
         finally:

@@ -138,7 +138,7 @@ class Follower:
                 _log.warning("the catalogue is not followed, its owner is gone; what is known of it serves on")
 
     async def _connect(self) -> _Owner:
-        line, owners_line = pair()
+        line, owners_line = await self._pair()
         with owners_line:
             while True:
                 try:
@@ -147,6 +147,13 @@ class Follower:
                 except BlockingIOError:
                     await asyncio.sleep(_TRY_AGAIN_S)
         return _Owner(line, self._take)
+
+    async def _pair(self) -> tuple[socket.socket, socket.socket]:
+        """Make a line; a process that has no descriptors left may have some again."""
+        while True:
+            with contextlib.suppress(OSError):
+                return pair()
+            await asyncio.sleep(_TRY_AGAIN_S)
 
     async def _ask(self, message: Message) -> Message:
         if self._owner is None or not self._owner.is_there or self._owner.channel.is_closed:

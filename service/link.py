@@ -67,12 +67,15 @@ class Link:
                 version, golden, self._memory, self._numbers, self._ask_with_parts
             )
             self._opening[name] = asyncio.create_task(showing.open(), name=f"open {name} in {self.pid}")
+        opening = self._opening[name]
         try:
-            await asyncio.shield(self._opening[name])
-        except BaseException:
-            if name in self._opening and self._opening[name].done():
-                self._drop(name)
-            raise
+            await asyncio.shield(opening)
+        finally:
+            if opening.done() and (opening.cancelled() or opening.exception() is not None):
+                self._opening.pop(name, None)
+                # Whoever could not open a version holds nothing of it.
+                if (unopened := self._showings.pop(name, None)) is not None:
+                    unopened.close()
 
     async def serve(self, version: LoadedVersion) -> None:
         """Let the worker answer with a version that it has opened; returns once it does."""
@@ -103,7 +106,8 @@ class Link:
 
     def _drop(self, name: str) -> None:
         self._showings.pop(name).end()
-        self._opening.pop(name).cancel()
+        if (opening := self._opening.pop(name, None)) is not None:
+            opening.cancel()
 
     async def _take(self, message: Message, descriptors: list[int]) -> Message | None:
         if isinstance(message, Released):
@@ -118,7 +122,7 @@ class Link:
         try:
             return await self._ask(message, descriptors)
         except RequestError as error:
-            self._kill(f"cannot follow the catalogue: {error.detail}")
+            self.kill(f"cannot follow the catalogue: {error.detail}")
             raise ClosedError from error
 
     async def _ask(
@@ -132,10 +136,10 @@ class Link:
                     return asking.result()
         finally:
             asking.cancel()
-        self._kill(f"does not answer to {type(message).__name__}")
+        self.kill(f"does not answer to {type(message).__name__}")
         raise ClosedError
 
-    def _kill(self, reason: str) -> None:
+    def kill(self, reason: str) -> None:
         """End a worker that cannot be talked to: while it lives, nothing that it may read can be written again."""
         _log.error("a worker is killed", pid=self.pid, reason=reason)
         with contextlib.suppress(ProcessLookupError):

@@ -107,5 +107,6 @@ class Metrics:
         counted = self._counted
         if self._shared is not None:
             counted = CollectorRegistry()
+            self._shared.mkdir(exist_ok=True)  # whatever clears temporary folders may have been there
             MultiProcessCollector(counted, str(self._shared))  # type: ignore[no-untyped-call]
         return generate_latest(counted) + generate_latest(self._gauges)

@@ -88,6 +88,7 @@ class Owner:
         assert self._registry is not None
         assert self._mirror is not None
         board = self._family.board
+        board["owner_beats"] += 1
         board["num_items"] = len(self._mirror)
         board["is_degraded"] = self._mirror.degraded
         followed_s = min(self._mirror.followed_s, self._registry.serving.followed_s)

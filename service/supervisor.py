@@ -34,7 +34,9 @@ from service.settings import Settings
 _STEADY_S = 10.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 5.0
 _LOOK_S = 0.25
-"""How often to see whether the embedded Valkey still runs."""
+"""How often to see whether the embedded Valkey still runs, and the owner still lives."""
+_MOST_SILENT_LOOKS = 120
+"""An owner that notes nothing for so many looks hangs. Counted in looks: a machine that slept does not count."""
 _STOP_S = 10.0
 """How long a process may take to end, beside the grace for requests in flight, before it is killed."""
 
@@ -103,6 +105,11 @@ class _Place:
         """Whether this is the owner's place."""
         return self.name == OWNER
 
+    def wait_longer(self) -> None:
+        """Put off the next start, by more each time."""
+        self.start_at = time.monotonic() + self.delay_s
+        self.delay_s = min(max(2 * self.delay_s, _FIRST_DELAY_S), _LONGEST_DELAY_S)
+
 
 class Supervisor:
     """Starts the owner and the workers, and replaces whichever dies until it is told to stop."""
@@ -114,6 +121,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._selector.register(signals.reading, selectors.EVENT_READ)
         self._has_served = False
+        self._owner_beats, self._silent_looks, self._looked_at = 0, 0, 0.0
 
     def run(self) -> int:
         """Serve until a signal comes; returns 0.
@@ -138,8 +146,7 @@ class Supervisor:
         """Wait for whatever comes next, and return whether it is a signal to stop."""
         waiting = [place.start_at for place in self._places if not place.pid]
         wait_s = max(0.0, min(waiting) - time.monotonic()) if waiting else None
-        if self._valkey is not None:
-            wait_s = _LOOK_S if wait_s is None else min(wait_s, _LOOK_S)
+        wait_s = _LOOK_S if wait_s is None else min(wait_s, _LOOK_S)
         for key, _ in self._selector.select(wait_s):
             if key.data is None:
                 return True
@@ -152,12 +159,36 @@ class Supervisor:
     def _start_due(self) -> None:
         if self._valkey is not None:
             self._valkey.revive()
+        self._end_silent_owner()
         for place in self._places:
             if not place.pid and place.start_at <= time.monotonic():
-                place.pid, place.report = fork(place.name, self._family)
-                place.pidfd, place.started = os.pidfd_open(place.pid), time.monotonic()
-                self._selector.register(place.pidfd, selectors.EVENT_READ, place)
-                self._selector.register(place.report, selectors.EVENT_READ, place)
+                self._start(place)
+
+    def _start(self, place: _Place) -> None:
+        """Start a process; where the system has no room for one just now, try again later."""
+        try:
+            place.pid, place.pidfd, place.report = fork(place.name, self._family)
+        except OSError as error:
+            if not self._has_served:
+                raise StartError(f"the process {place.name} cannot be started: {error.strerror}") from error
+            _log.error("process cannot be started, trying again", name=place.name, reason=error.strerror)
+            place.wait_longer()
+            return
+        place.started = time.monotonic()
+        self._selector.register(place.pidfd, selectors.EVENT_READ, place)
+        self._selector.register(place.report, selectors.EVENT_READ, place)
+
+    def _end_silent_owner(self) -> None:
+        """Kill an owner that has been ready and does nothing any more; its end is seen like any other."""
+        owner, now = self._places[0], time.monotonic()
+        if not owner.is_ready or self._board["owner_beats"] != self._owner_beats:
+            self._owner_beats, self._silent_looks = self._board["owner_beats"], 0
+        elif now - self._looked_at >= _LOOK_S:
+            self._silent_looks, self._looked_at = self._silent_looks + 1, now
+        if self._silent_looks > _MOST_SILENT_LOOKS:
+            _log.error("the owner hangs and is killed")
+            self._silent_looks = 0
+            os.kill(owner.pid, signal.SIGKILL)
 
     def _hear(self, place: _Place) -> None:
         """Take a process's report, the only one that it makes before its pipe is closed."""
@@ -186,8 +217,7 @@ class Supervisor:
             place.delay_s = 0.0
         _log.error("process ended, another one takes its place", name=place.name, how=how, reason=place.reason)
         self._board["num_owner_restarts" if place.is_owner else "num_worker_restarts"] += 1
-        place.start_at = time.monotonic() + place.delay_s
-        place.delay_s = min(max(2 * place.delay_s, _FIRST_DELAY_S), _LONGEST_DELAY_S)
+        place.wait_longer()
         self._count()
 
     def _count(self) -> None:

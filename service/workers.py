@@ -13,6 +13,8 @@ from service.errors import RequestError
 from service.link import Link
 from service.version import LoadedVersion
 
+_LAST_WORDS_S = 1.0
+
 _log = structlog.get_logger(__name__)
 
 
@@ -113,6 +115,10 @@ class Workers:
             return
         except RequestError as error:
             _log.error("a worker cannot serve", pid=link.pid, reason=error.detail)
+            # What it serves, if anything, is not kept up to date any more. One that starts says why before it ends.
+            await asyncio.sleep(_LAST_WORDS_S)
+            if link in self._links:
+                link.kill(f"cannot serve: {error.detail}")
 
     async def _open(self, link: Link, version: LoadedVersion) -> None:
         await link.open(version, self._golden[version.name])

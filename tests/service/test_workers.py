@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -250,6 +251,83 @@ def test_a_promotion_that_the_owner_does_not_live_to_answer_is_503(service: Many
     service.wait_whole()
     with httpx.Client(base_url=service.url, timeout=30) as client:
         wait_until(lambda: promote(client, store.new.name).status_code == 200)
+
+
+def test_a_worker_that_dies_while_it_opens_a_version_does_not_stop_a_promotion(service: Many, store: Store):
+    """The promotion is of those that are left; the worker that takes its place serves the same."""
+    first, second = service.workers()
+    with service.client_of(second) as client:
+        promote(client, store.new.name).raise_for_status()
+        os.kill(service.workers()[first], signal.SIGSTOP)
+        answers: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: answers.append(promote(client, store.old.name)))
+        asking.start()
+        asking.join(1)
+        assert not answers
+        os.kill(service.workers()[first], signal.SIGKILL)
+        asking.join(30)
+        assert answers[0].status_code == 200, answers[0].text
+    service.wait_whole()
+    with service.client_of(first) as client:
+        assert rank(client, [1])["version"] == store.old.name
+
+
+def test_a_worker_that_cannot_open_what_serves_holds_nothing_and_is_replaced(service: Many, store: Store):
+    """While its folder is away no worker can start; once it is back all is as before, and rows are used again."""
+    first, second = service.workers()
+    with Client(service.url) as client, service.client_of(second) as survivor:
+        promote(survivor, store.new.name).raise_for_status()
+        client.put_item(7000, make_item(7000))
+        wait_until(lambda: not rank(survivor, [7000])["unknown_items"])
+        away = store.new.rename(store.folder / "away")
+        try:
+            os.kill(service.workers()[first], signal.SIGKILL)
+            wait_until(lambda: "a worker cannot serve" in service.log.read_text(), 30)
+        finally:
+            away.rename(store.new)
+        service.wait_whole()
+        pid, size = service.workers()[second], mapped_bytes(service.workers()[second])
+        for seed in range(40):
+            before = rank(survivor, [7000])["scores"]
+            client.put_item(7000, make_item(7000, seed))
+            wait_until(lambda before=before: rank(survivor, [7000])["scores"] != before)
+        assert mapped_bytes(pid) == size
+        client.delete_item(7000)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(service: Many):
+    """Where the supervisor may open nothing more, the others go on, and the worker comes as soon as it may."""
+    first, second = service.workers()
+    supervisor, victim = service.process.pid, service.workers()[first]
+    limits = resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        with service.client_of(second) as survivor:
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: "process cannot be started" in service.log.read_text())
+            rank(survivor, [1])
+    finally:
+        resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limits)
+    service.wait_whole()
+
+
+def test_a_folder_of_counters_that_was_cleared_away_costs_counts_alone(service: Many):
+    """Metrics are answered all the same, and a worker that is replaced then serves."""
+    links = [entry.readlink() for entry in Path(f"/proc/{service.process.pid}/fd").iterdir()]
+    (folder,) = {link.parent for link in links if link.parent.name.startswith("qin-metrics-")}
+    shutil.rmtree(folder)
+    assert httpx.get(f"{service.url}/metrics", timeout=30).status_code == 200
+    os.kill(next(iter(service.workers().values())), signal.SIGKILL)
+    service.wait_whole()
+
+
+@pytest.mark.slow
+def test_an_owner_that_hangs_is_replaced(service: Many):
+    """It is killed when it has given no sign of life for half a minute."""
+    owner = service.children()["owner"]
+    os.kill(owner, signal.SIGSTOP)
+    wait_until(lambda: service.children().get("owner", owner) != owner, 90)
+    assert "the owner hangs and is killed" in service.log.read_text()
+    service.wait_whole()
 
 
 def test_connections_are_shared_out(service: Many):
