@@ -23,23 +23,28 @@ class Plateau(BaseModel):
         return self.epoch == self.best_epoch
 
     def after(self, auc: float, log_loss: float, recipe: Recipe) -> "Plateau":
-        """Return the state after one more evaluation, by the published rule.
+        """Return the state after one more evaluation.
 
-        An evaluation that does not beat the best AUC by `min_improvement` multiplies the learning rate by
-        `learning_rate_factor`, down to `min_learning_rate`.
+        By the published rule, an evaluation that does not beat the best AUC by `min_improvement` multiplies the
+        learning rate by `learning_rate_factor`, down to `min_learning_rate`. Besides, which is not published, it is
+        halved after the epoch `halve_after`, whatever that gave.
         """
         epoch = self.epoch + 1
+        factor = 0.5 if epoch == recipe.halve_after else 1.0
         if self.best_auc is None or auc >= self.best_auc + recipe.min_improvement:
             return Plateau(
-                learning_rate=self.learning_rate,
+                learning_rate=self._slower(factor, recipe),
                 epoch=epoch,
                 best_auc=auc,
                 best_log_loss=log_loss,
                 best_epoch=epoch,
             )
-        slower = max(self.learning_rate * recipe.learning_rate_factor, recipe.min_learning_rate)
+        slower = self._slower(factor * recipe.learning_rate_factor, recipe)
         stale = {"epoch": epoch, "learning_rate": slower, "num_stale": self.num_stale + 1}
         return self.model_copy(update=stale)
+
+    def _slower(self, factor: float, recipe: Recipe) -> float:
+        return min(self.learning_rate, max(self.learning_rate * factor, recipe.min_learning_rate))
 
     def is_over(self, recipe: Recipe) -> bool:
         """Return whether the run has had all its epochs, or `patience` stale evaluations in a row."""

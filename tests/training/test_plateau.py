@@ -43,3 +43,28 @@ def test_a_run_is_over_after_its_patience_or_its_epochs() -> None:
     assert [state.is_over(RECIPE) for state in follow(0.7, 0.6, 0.6, 0.6)] == [False, False, False, True]
     assert not follow(0.7, 0.6, 0.6, 0.8, 0.6, 0.6)[-1].is_over(RECIPE)
     assert follow(*(0.5 + 0.01 * epoch for epoch in range(10)))[-1].is_over(RECIPE)
+
+
+def test_the_learning_rate_is_halved_after_an_epoch_of_the_recipe_s_choice() -> None:
+    """Once, whether that epoch was the best or not, and down to the least learning rate."""
+    recipe = RECIPE.model_copy(update={"halve_after": 2, "learning_rate_factor": 1.0})
+    for areas in ((0.6, 0.7, 0.8, 0.9), (0.6, 0.5, 0.4, 0.3)):
+        state, rates = Plateau(learning_rate=1e-3), []
+        for area in areas:
+            state = state.after(area, 0.1, recipe)
+            rates.append(state.learning_rate)
+        assert rates == [1e-3, 5e-4, 5e-4, 5e-4]
+    assert Plateau(learning_rate=4e-4, epoch=1).after(0.6, 0.1, recipe).learning_rate == 3e-4
+
+
+def test_a_stale_epoch_that_is_the_chosen_one_slows_by_both_rules() -> None:
+    """A quarter is left."""
+    recipe = RECIPE.model_copy(update={"halve_after": 2, "min_learning_rate": 0.0})
+    state = Plateau(learning_rate=1e-3).after(0.6, 0.1, recipe).after(0.5, 0.1, recipe)
+    assert state.learning_rate == 2.5e-4
+
+
+def test_a_learning_rate_below_the_least_is_not_raised() -> None:
+    """It was asked for."""
+    best = Plateau(learning_rate=1e-5).after(0.6, 0.1, RECIPE)
+    assert best.learning_rate == best.after(0.5, 0.1, RECIPE).learning_rate == 1e-5
