@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from contract.client import Client
 from tests.chaos.places import Place, durable, forgetful, sharded, watched
-from tests.chaos.traffic import Traffic
+from tests.chaos.traffic import Traffic, surely
 from tests.chaos.world import CHANGING, STEADY
 from tests.service.many import Many
 from tests.service.running import wait_until
@@ -87,12 +88,13 @@ def emptied(chaos: Chaos) -> None:
         wait_until(lambda: "items" in client.rank(1, [CHANGING.start]).degraded, _PATIENCE_S)
         time.sleep(chaos.length_s)
         chaos.traffic.restore_histories(client)
-        client.put_items([chaos.traffic.world.item(item_id) for item_id in STEADY])
+        steady = [chaos.traffic.world.item(item_id) for item_id in STEADY]
+        surely(lambda: client.put_items(steady))
         for item_id, variant in chaos.traffic.newest().items():
             if variant:
-                client.put_item(item_id, chaos.traffic.world.item(item_id, variant))
+                surely(partial(client.put_item, item_id, chaos.traffic.world.item(item_id, variant)))
             else:
-                client.delete_item(item_id)
+                surely(partial(client.delete_item, item_id))
 
 
 def failed_over(chaos: Chaos) -> None:

@@ -4,10 +4,11 @@ import itertools
 import random
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Event, Lock
 
 from contract.client import Client, ClientError
@@ -21,6 +22,7 @@ WRITER = 999
 """The user whose history grows."""
 _PAUSE_S = 0.004
 _LONGEST_S = 60
+_MOST_TRIES = 100
 _CANDIDATES = 20
 
 
@@ -65,6 +67,20 @@ class Tally:
                 self.notes.append(text)
 
 
+def surely(request: Callable[[], object]) -> None:
+    """Make a request again and again until it is done; a machine that is busy may take its time."""
+    for _ in range(_MOST_TRIES):
+        try:
+            request()
+        except ClientError as error:
+            if error.status != 503:
+                raise
+        else:
+            return
+        time.sleep(10 * _PAUSE_S)
+    raise AssertionError("a request is refused for ever")
+
+
 class Traffic:
     """Requests from several threads to one service, and the checks of its answers.
 
@@ -87,6 +103,7 @@ class Traffic:
         self.may_be_empty = Event()  # and whole histories
         self._writes: dict[int, list[Write]] = {item_id: [] for item_id in CHANGING}
         self._ending, self._no_more_writes = Event(), Event()
+        self._appending = Lock()
         self._writers: list[Future[None]] = []
         for history in self.histories.values():
             world.scores(history)
@@ -96,7 +113,8 @@ class Traffic:
         """Store the catalogue and the histories, and wait until the service knows the items."""
         with self._client() as client:
             now = time.monotonic()
-            client.put_items([self.world.item(item_id) for item_id in (*STEADY, *CHANGING)])
+            items = [self.world.item(item_id) for item_id in (*STEADY, *CHANGING)]
+            surely(lambda: client.put_items(items))
             for writes in self._writes.values():
                 writes[:] = [Write(1, now, time.monotonic(), stored=True)]
             self.restore_histories(client)
@@ -105,8 +123,9 @@ class Traffic:
     def restore_histories(self, client: Client) -> None:
         """Store every user's history, the growing one as far as it was acknowledged."""
         for user, history in self.histories.items():
-            client.put_history(user, history)
-        client.put_history(WRITER, self.events)
+            surely(partial(client.put_history, user, history))
+        with self._appending:
+            surely(lambda: client.put_history(WRITER, self.events))
 
     @contextmanager
     def flowing(self, num_rankers: int = 2) -> Iterator[None]:
@@ -229,9 +248,10 @@ class Traffic:
                 if self._no_more_writes.wait(5 * _PAUSE_S):
                     return
                 item_id, key = generator.choice(STEADY), f"{number}-{uuid.uuid4()}"
-                if not self._append_surely(client, item_id, key):
-                    return
-                self.events.append(item_id)
+                with self._appending:
+                    if not self._append_surely(client, item_id, key):
+                        return
+                    self.events.append(item_id)
                 self.tally.add(appended=1)
                 if not self.may_revert.is_set():
                     self.rank(client, WRITER, tuple(self.events[-HISTORY_LENGTH:]), generator.sample(CHANGING, 5))

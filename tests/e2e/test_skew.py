@@ -2,11 +2,14 @@ from pathlib import Path
 
 import numpy as np
 
+from contract.client import Client
+from contract.mmctr import read_items
 from demo.server import running
 from scoring.evaluate import score_bundle
 from service.bulk import load_histories, load_items
 from tests.bench.skew import skew
 from tests.e2e.conftest import Product
+from tests.service.running import wait_until
 from training.evaluate import score_checkpoint
 
 
@@ -24,5 +27,8 @@ def test_served_scores_are_the_trained_model_s(product: Product, tmp_path: Path)
     with running(product.store, tmp_path / "valkey", tmp_path / "serve.log") as url:
         load_items(product.data.items, [product.data.train, product.data.valid], None, tmp_path / "valkey")
         load_histories([product.data.valid], None, tmp_path / "valkey")
+        with Client(url) as client:
+            items = read_items(product.data.items).item_id.tolist()
+            wait_until(lambda: not client.rank(1, items).unknown_items)
         difference = skew(url, product.checkpoint, product.data.valid, product.data.items, 1500)
     assert difference < 1e-5
