@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tests.chaos.run import Outcome, run
 from tests.chaos.scenarios import SCENARIOS
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="worker processes of the service")
     parser.add_argument("--only", default="", help="scenarios whose names hold this")
     given = parser.parse_args()
-    console, outcomes = Console(width=160), []
+    console, outcomes = Console(width=190), []
     with tempfile.TemporaryDirectory() as folder:
         world = World(make_bundle(Path(folder, "store"), seed=1))
         for number, scenario in enumerate(each for each in SCENARIOS if given.only in each.name):
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    table = Table("failure", *COLUMNS)
+    table = Table(Column("failure", no_wrap=True), *COLUMNS)
     for outcome in outcomes:
         tally = outcome.tally
         counts = (
