@@ -86,6 +86,4 @@ def watched(folder: Path) -> Iterator[Place]:
 def sharded(folder: Path) -> Iterator[Place]:
     """A Cluster of three masters that have on disk what they have acknowledged."""
     with cluster(folder) as made:
-        for node in made.masters:
-            node.command("CONFIG", "SET", "appendfsync", "always")
         yield Place(made.url, made.masters[1], cluster=made)

@@ -171,6 +171,7 @@ _CLUSTER = (
     "cluster-require-full-coverage no",
     "repl-diskless-sync-delay 0",
     "appendonly yes",
+    "appendfsync always",  # by default a slow disk may put off writing what was acknowledged
     'save ""',
 )
 _SENTINEL = (

@@ -98,12 +98,18 @@ def test_a_killed_valkey_leaves_its_data(tmp_path: Path):
     valkey = EmbeddedValkey.start(tmp_path / "data")
     with connected(valkey.url) as client:
         client.set("a", "b")
+        wait_written(client)
     os.kill(valkey.pid, signal.SIGKILL)
     valkey.stop()
     valkey = EmbeddedValkey.start(tmp_path / "data")
     with connected(valkey.url) as client:
         assert client.get("a") == b"b"
     valkey.stop()
+
+
+def wait_written(client: redis.Redis) -> None:
+    """Wait until what was written so far is on disk: a slow one may put that off, and then a kill loses it."""
+    assert client.waitaof(1, 0, 60_000)[0] == 1
 
 
 def answers(url: str) -> bool:
@@ -128,6 +134,7 @@ def test_a_killed_valkey_is_started_again_with_its_data(tmp_path: Path):
     for turn in range(3):
         with connected(url) as client:
             client.set(f"a{turn}", turn)
+            wait_written(client)
         dead = valkey.pid
         os.kill(dead, signal.SIGKILL)
         wait_until(lambda dead=dead: revived(valkey, dead), 60)
@@ -167,6 +174,7 @@ def test_ranks_go_on_while_the_embedded_valkey_dies_and_comes_back(tmp_path: Pat
         wait_until(lambda: service.client.rank(1, [9]).unknown_items == [])
         with connected(url) as client:
             pid = client.info("server")["process_id"]
+            wait_written(client)
         os.kill(pid, signal.SIGKILL)
         ranking = service.client.rank(1, [9])
         assert ranking.unknown_items == []
