@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from contract.schema import Schema
 from training.layers import QuadraticLayer, SparseTargetAttention
-from training.products import linear
 from training.ragged import RaggedHistory
 from training.tags import mean_of_tags
 
@@ -115,7 +114,7 @@ class QIN(nn.Module):
             [
                 self.item_embedding(items.vocabulary_row[rows]),
                 mean_of_tags(self.tag_embedding.weight, items.tags[rows]),
-                linear(items.embedding[rows], self.projection.weight),
+                self.projection(items.embedding[rows]),
             ],
             dim=-1,
         )
