@@ -1,7 +1,7 @@
 """The log of served requests: what a ranking was made from, so that training can learn from what serving saw.
 
-Parquet files, a row for each user that was ranked; sampled, in any number of files, in any order. A click belongs to a
-request if its user clicks one of the candidates soon enough after `time`; the log does not hold clicks itself.
+Parquet files, a row for each user that was ranked; sampled, in any number of files, in any order. A click belongs to
+a request if its user clicks one of the candidates soon enough after `time`; the log does not hold clicks itself.
 
     request_id   text, the same for all users of one request
     time         when the answer was made, UTC
