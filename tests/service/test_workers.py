@@ -63,6 +63,14 @@ def promote(client: httpx.Client, version: str) -> httpx.Response:
     return client.post("/v1/models/qin/promote", json={"version": version})
 
 
+def change_often(client: Client, worker: httpx.Client, item_id: int, num_changes: int) -> None:
+    """Give an item other features again and again, each as soon as a worker ranks with the last."""
+    for seed in range(num_changes):
+        before = rank(worker, [item_id])["scores"]
+        client.put_item(item_id, make_item(item_id, seed))
+        wait_until(lambda before=before: rank(worker, [item_id])["scores"] != before)
+
+
 def mapped_bytes(pid: int) -> int:
     """How much of our shared memory a process maps."""
     lines = [line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "memfd:qin" in line]
@@ -185,10 +193,7 @@ def test_rows_that_a_killed_worker_held_are_used_again(service: Many):
         pid, size = service.workers()[other], mapped_bytes(service.workers()[other])
         os.kill(service.workers()[victim], signal.SIGKILL)
         service.wait_whole()
-        for seed in range(60):
-            before = rank(survivor, [6000])["scores"]
-            client.put_item(6000, make_item(6000, seed))
-            wait_until(lambda before=before: rank(survivor, [6000])["scores"] != before)
+        change_often(client, survivor, 6000, 60)
         assert mapped_bytes(pid) == size
         client.delete_item(6000)
 
@@ -287,10 +292,7 @@ def test_a_worker_that_cannot_open_what_serves_holds_nothing_and_is_replaced(ser
             away.rename(store.new)
         service.wait_whole()
         pid, size = service.workers()[second], mapped_bytes(service.workers()[second])
-        for seed in range(40):
-            before = rank(survivor, [7000])["scores"]
-            client.put_item(7000, make_item(7000, seed))
-            wait_until(lambda before=before: rank(survivor, [7000])["scores"] != before)
+        change_often(client, survivor, 7000, 40)
         assert mapped_bytes(pid) == size
         client.delete_item(7000)
 
