@@ -49,8 +49,28 @@ def retry_key(user_id: int, idempotency_key: str) -> str:
 
 
 def versions_key(model: str) -> str:
-    """Name the hash that tells every replica which version of a model is active."""
+    """Name the hash that tells every replica which version of a model is active, and which is on trial."""
     return f"qin:{{m:{model}}}:versions"
+
+
+def replicas_key(model: str) -> str:
+    """Name the hash in which every replica of a model reports."""
+    return f"qin:{{m:{model}}}:replicas"
+
+
+def clock_key(model: str) -> str:
+    """Name the stream whose last entry's id is the time by Redis' clock; in the same slot as `replicas_key`."""
+    return f"qin:{{m:{model}}}:clock"
+
+
+def recent_key(model: str) -> str:
+    """Name the stream of a few recent requests to a model."""
+    return f"qin:{{m:{model}}}:recent"
+
+
+def shadow_key(model: str) -> str:
+    """Name the hash in which every process sums up what it saw of a trial; in the same slot as the versions."""
+    return f"qin:{{m:{model}}}:shadow"
 
 
 @functools.lru_cache(maxsize=16)

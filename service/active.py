@@ -1,38 +1,113 @@
-"""Which version of a model is active: a key in Redis that every replica follows."""
+"""What every replica of a model is told to serve: a hash in Redis that all of them follow."""
 
 from dataclasses import dataclass
 from typing import cast
 
 from redis.asyncio import Redis
 
-from contract.codec import versions_key
+from contract.codec import shadow_key, versions_key
+from service.lineup import Trial
 
-_ACTIVATE = """
+_FIELDS = ("active", "previous", "trial", "trial_canary", "trial_shadow", "trial_id")
+
+_END = """
+redis.call('HDEL', KEYS[1], 'trial', 'trial_canary', 'trial_shadow', 'trial_id')
+redis.call('DEL', KEYS[2])
+"""
+
+_SET_TRIAL = """
+redis.call('HSET', KEYS[1], 'trial', ARGV[1], 'trial_canary', ARGV[2], 'trial_shadow', ARGV[3], 'trial_id', ARGV[4])
+"""
+
+_ACTIVATE = f"""
 local active = redis.call('HGET', KEYS[1], 'active') or ARGV[2]
 if active ~= ARGV[1] then redis.call('HSET', KEYS[1], 'active', ARGV[1], 'previous', active) end
+{_END}
+"""
+
+_BEGIN = f"""
+local tried = redis.call('HGET', KEYS[1], 'trial')
+if tried and tried ~= ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[1], 'active') == ARGV[1] then return 0 end
+if redis.call('HGET', KEYS[1], 'trial_id') ~= ARGV[4] then redis.call('DEL', KEYS[2]) end
+{_SET_TRIAL}
+return 1
+"""
+
+_END_TRIAL = f"""
+if redis.call('HGET', KEYS[1], 'trial_id') ~= ARGV[1] then return 0 end
+{_END}
+return 1
+"""
+
+_RESTORE = f"""
+if redis.call('HSETNX', KEYS[1], 'active', ARGV[5]) == 0 then return 0 end
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'previous', ARGV[6]) end
+if ARGV[1] ~= '' then {_SET_TRIAL} end
+return 1
 """
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What the hash says; None where it says nothing, or what cannot be a version."""
+
+    active: str | None = None
+    previous: str | None = None
+    trial: Trial | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ActiveVersion:
-    """Reads and writes the key. Errors of Redis pass through."""
+    """Reads and writes the hash. Errors of Redis pass through; what is written is written by one command."""
 
     redis: Redis
     model: str
 
-    async def read(self) -> tuple[str | None, str | None]:
-        """Return the active version and the one before it, None where there is none or it is no name."""
-        values = await self.redis.hmget(versions_key(self.model), ["active", "previous"])
-        active, previous = (cast("bytes | None", value) for value in values)
-        return _decoded(active), _decoded(previous)
+    async def read(self) -> Told:
+        """Return what should be served and tried."""
+        values = await self.redis.hmget(versions_key(self.model), list(_FIELDS))
+        active, previous, *trial = (_decoded(cast("bytes | None", value)) for value in values)
+        return Told(active, previous, _trial(*trial))
 
     async def propose(self, version: str) -> None:
         """Make a version active if none is."""
         await self.redis.hsetnx(versions_key(self.model), "active", version)
 
+    async def restore(self, version: str, told: Told) -> None:
+        """Say again what was told, with `version` as the active one, if Redis lost that."""
+        await self._run(_RESTORE, *_arguments(told.trial), version, told.previous or "")
+
     async def write(self, version: str, before: str) -> None:
-        """Make a version active; the one that was, or else `before`, becomes the previous one."""
-        await self.redis.eval(_ACTIVATE, 1, versions_key(self.model), version, before)
+        """Make a version active; the one that was, or else `before`, becomes the previous one. A trial is over."""
+        await self._run(_ACTIVATE, version, before)
+
+    async def begin(self, trial: Trial) -> bool:
+        """Put a version on trial, or change how; False where another one is, or where this one is active already."""
+        return bool(await self._run(_BEGIN, *_arguments(trial)))
+
+    async def end(self, trial: Trial) -> bool:
+        """End a trial; False where it is over already."""
+        return bool(await self._run(_END_TRIAL, trial.id))
+
+    async def _run(self, script: str, *arguments: str) -> object:
+        return await self.redis.eval(script, 2, versions_key(self.model), shadow_key(self.model), *arguments)
+
+
+def _arguments(trial: Trial | None) -> tuple[str, str, str, str]:
+    if trial is None:
+        return "", "", "", ""
+    return trial.version, repr(trial.canary), str(int(trial.shadow)), trial.id
+
+
+def _trial(version: str | None, canary: str | None, shadow: str | None, trial_id: str | None) -> Trial | None:
+    try:
+        share = float(canary or 0)
+    except ValueError:
+        return None
+    if not version or not 0 <= share < 1:
+        return None
+    return Trial(version, share, shadow == "1", trial_id or "")
 
 
 def _decoded(version: bytes | None) -> str | None:

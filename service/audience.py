@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from service.lineup import Lineup
 from service.version import LoadedVersion
 
 
@@ -11,8 +12,8 @@ class Audience(Protocol):
     async def prepare(self, version: LoadedVersion) -> None:
         """Make a version ready everywhere; raises RequestError if it cannot serve somewhere."""
 
-    async def exchange(self, version: LoadedVersion) -> None:
-        """Serve a version everywhere; returns once it does."""
+    async def exchange(self, lineup: Lineup[LoadedVersion]) -> None:
+        """Serve with these versions everywhere; returns once it is so."""
 
     def forget(self, version: LoadedVersion) -> None:
         """Note that a version serves no more, or never will."""
@@ -24,7 +25,7 @@ class Nobody:
     async def prepare(self, version: LoadedVersion) -> None:
         """Do nothing."""
 
-    async def exchange(self, version: LoadedVersion) -> None:
+    async def exchange(self, lineup: Lineup[LoadedVersion]) -> None:
         """Do nothing."""
 
     def forget(self, version: LoadedVersion) -> None:

@@ -18,6 +18,7 @@ Fact = Literal[
     "num_items",
     "num_unknown_tags",
     "is_degraded",  # 1 while items are kept that Redis lost
+    "has_problem",  # 1 while the owner cannot serve what is active or on trial
     "owner_beats",  # grows while the owner is alive
     "followed_ms",  # the moment, by the monotonic clock, up to which every write to the catalogue is known
 ]

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 import structlog
 
-from service.errors import InvalidError, RequestError, UnavailableError
+from service.errors import InternalError, RequestError, UnavailableError
 from service.messages import Failed, Message
 
 _LONGEST = 2**16
@@ -179,9 +179,10 @@ class Channel:
             answer = Failed.of(error)
         except ClosedError:
             answer = Failed.of(UnavailableError("the process that does this is gone; try again"))
-        except Exception as error:
+        except Exception:
+            # What it is stands in the log: it may quote what is nobody's business.
             _log.exception("a message could not be handled", message=type(packet.message).__name__)
-            answer = Failed.of(InvalidError(f"it failed: {error!r}"))
+            answer = Failed.of(InternalError("it failed; the log says why"))
         if packet.number and answer is not None:
             with contextlib.suppress(ClosedError):
                 self._send(-packet.number, answer)

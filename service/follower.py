@@ -5,6 +5,7 @@ import contextlib
 import functools
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import structlog
 from numpy.typing import NDArray
 
 from contract.manifest import Manifest
+from contract.wire import GateResult
 from scoring.errors import ScoringError
 from scoring.scorer import Scorer
 from scoring.tables import Tables
 from service.board import Board
 from service.channel import Channel, ClosedError, close_all, pair
 from service.errors import NoVersionError, RequestError, UnavailableError
+from service.lineup import Lineup
 from service.loader import LoadOptions, open_scorer, or_refused, read_version, warm_up
 from service.mapped import MappedRows, MappedVersion, Mapping
 from service.messages import (
@@ -29,6 +32,7 @@ from service.messages import (
     Message,
     Open,
     Promote,
+    Promoted,
     Released,
     Rollback,
     Serve,
@@ -57,7 +61,7 @@ class _Owner:
 
 
 class Follower:
-    """Holds the serving version of a worker. While the owner is away it goes on with what it has.
+    """Holds the versions with which a worker answers. While the owner is away it goes on with what it has.
 
     Parameters
     ----------
@@ -73,20 +77,38 @@ class Follower:
 
     def __init__(self, options: LoadOptions, owners: socket.socket, board: Board, metrics: Metrics) -> None:
         self._options, self._owners, self._board, self._metrics = options, owners, board, metrics
-        self._serving: MappedVersion | None = None
+        self._lineup: Lineup[MappedVersion] | None = None
         self._owner: _Owner | None = None
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
+    def lineup(self) -> Lineup[MappedVersion]:
+        """The versions that the owner lets this worker answer with, and who gets which."""
+        assert self._lineup is not None
+        return self._lineup
+
+    @property
     def serving(self) -> MappedVersion:
-        """The version that answers."""
-        assert self._serving is not None
-        return self._serving
+        """The version that answers whoever is in no trial."""
+        return self.lineup.serving
 
     @property
     def is_serving(self) -> bool:
         """Whether the owner has let this worker serve yet."""
-        return self._serving is not None
+        return self._lineup is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Whether something else serves here than should; the owner's report says why."""
+        return "the owner cannot serve what is told" if self._board["has_problem"] else None
+
+    def choose(self, user_id: int) -> MappedVersion:
+        """Return the version that answers a user."""
+        return self.lineup.choose(user_id)
+
+    def named(self, name: str) -> MappedVersion | None:
+        """Return a loaded version by its name."""
+        return self.lineup.named(name)
 
     def versions(self) -> list[Manifest]:
         """Return the manifests of all versions in the store, oldest first; unreadable ones are left out."""
@@ -97,22 +119,26 @@ class Follower:
         try:
             answer = await self._ask(GetState())
         except UnavailableError as error:
-            return State(self.serving.name, None, None, error.detail)
+            return State(self.serving.name, None, None, None, error.detail)
         assert isinstance(answer, StateIs)
-        return State(self.serving.name, answer.active, answer.previous, answer.problem)
+        return replace(answer.state, serving=self.serving.name)
 
-    async def promote(self, name: str) -> None:
-        """Let the owner make a version active; every worker serves it then.
+    async def promote(
+        self, name: str, canary: float = 0.0, shadow: bool = False, force: bool = False
+    ) -> GateResult | None:
+        """Let the owner make a version active or put it on trial; every worker serves it then.
 
         Raises
         ------
         RequestError
             It cannot serve, another swap is under way, or the owner is away.
         """
-        await self._ask(Promote(name))
+        answer = await self._ask(Promote(name, canary, shadow, force))
+        assert isinstance(answer, Promoted)
+        return answer.found
 
     async def rollback(self) -> None:
-        """Let the owner make the version active again that was so before; raises RequestError."""
+        """Let the owner end the trial or make the version active again that was so before; raises RequestError."""
         await self._ask(Rollback())
 
     async def last_seen(self, item_id: int) -> bytes | None:
@@ -171,7 +197,7 @@ class Follower:
             elif isinstance(message, Show) and message.version in owner.versions:
                 owner.versions[message.version].rows.show(message.number, message.view, descriptors)
             elif isinstance(message, Serve):
-                self._serve(owner.versions[message.version])
+                self._serve(owner, message)
             elif isinstance(message, Forget):
                 owner.versions.pop(message.version, None)
         finally:
@@ -196,8 +222,8 @@ class Follower:
 
     async def _scorer(self, name: str, golden: Sequence[NDArray[Any]]) -> Scorer:
         """Open a version, or take the scorer that is open: a new owner shows what the one before showed."""
-        if self._serving is not None and self._serving.name == name:
-            return self._serving.scorer
+        if self._lineup is not None and (known := self._lineup.named(name)) is not None:
+            return known.scorer
         bundle = await asyncio.to_thread(read_version, name, self._options)
         scorer = await asyncio.to_thread(open_scorer, bundle, self._options, encodes=False)
         await asyncio.to_thread(scorer.verify, Tables.of_arrays(bundle.manifest.tables, golden))
@@ -216,10 +242,10 @@ class Follower:
         specs, history_length = scorer.bundle.manifest.tables, scorer.features.history_length
         return MappedRows(specs, history_length, message.number, arrays, mapping, self._board, released)
 
-    def _serve(self, version: MappedVersion) -> None:
-        self._serving = version
-        scorer = version.scorer
-        self._metrics.serving(scorer.bundle.manifest.model, version.name, scorer.provider, scorer.kernels)
-        _log.info("version serves", version=version.name, num_items=len(version.rows))
+    def _serve(self, owner: _Owner, message: Serve) -> None:
+        version, trial = owner.versions[message.version], message.trial
+        self._lineup = Lineup(version, trial, owner.versions[trial.version] if trial else None)
+        self._metrics.serve(self._lineup)
+        _log.info("version serves", version=version.name, num_items=len(version.rows), trial=trial)
         if not self._started.done():
             self._started.set_result(None)

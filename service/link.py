@@ -15,15 +15,16 @@ from scoring.memory import SharedMemory
 from scoring.tables import Tables
 from service.channel import Channel, ClosedError, Handle
 from service.errors import RequestError
-from service.messages import Forget, Message, Open, Released, Serve
+from service.lineup import Lineup
+from service.messages import Forget, Message, Open, Ping, Released, Serve
 from service.showing import Showing
 from service.version import LoadedVersion
 
 _WINDOW_S = 10.0
 _ANSWER_WINDOWS = 3
 _OPEN_WINDOWS = 30
-"""A worker that takes this many windows for an answer hangs. Counted in windows, so that a machine that slept for an
-hour does not count as one that waited for an hour."""
+"""A worker that takes this many windows for an answer hangs; while it opens a version it is asked in between whether
+it is there. Counted in windows, so that a machine that slept for an hour does not count as one that waited for it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ class Link:
 
     def __init__(self, line: socket.socket, memory: SharedMemory, handle: Handle) -> None:
         self.pid = _maker(line)
-        self.serving: LoadedVersion | None = None
+        self.lineup: Lineup[LoadedVersion] | None = None
         self.bringing = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._memory, self._handle = memory, handle
@@ -77,10 +78,13 @@ class Link:
                 if (unopened := self._showings.pop(name, None)) is not None:
                     unopened.close()
 
-    async def serve(self, version: LoadedVersion) -> None:
-        """Let the worker answer with a version that it has opened; returns once it does."""
-        await self._ask(Serve(version.name))
-        self.serving = version
+    async def serve(self, lineup: Lineup[LoadedVersion], takes_part: bool) -> None:
+        """Let the worker answer with versions that it has opened; returns once it does.
+
+        `takes_part` tells whether that is so of the one on trial.
+        """
+        await self._ask(Serve(lineup.serving.name, lineup.trial if takes_part else None))
+        self.lineup = lineup
 
     def changed(self, name: str) -> None:
         """Note that the rows of a version have a newer state."""
@@ -118,12 +122,23 @@ class Link:
 
     async def _ask_with_parts(self, message: Message, descriptors: Sequence[int]) -> Message:
         if isinstance(message, Open):
-            return await self._ask(message, descriptors, _OPEN_WINDOWS)
+            pinging = asyncio.create_task(self._keep_pinging())
+            try:
+                return await self._ask(message, descriptors, _OPEN_WINDOWS)
+            finally:
+                pinging.cancel()
         try:
             return await self._ask(message, descriptors)
         except RequestError as error:
             self.kill(f"cannot follow the catalogue: {error.detail}")
             raise ClosedError from error
+
+    async def _keep_pinging(self) -> None:
+        """Find out that a worker hangs while it has much more time for something else."""
+        with contextlib.suppress(ClosedError):
+            while True:
+                await self._ask(Ping())
+                await asyncio.sleep(_WINDOW_S)
 
     async def _ask(
         self, message: Message, descriptors: Sequence[int] = (), num_windows: int = _ANSWER_WINDOWS

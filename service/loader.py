@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +17,11 @@ from scoring.device import Device
 from scoring.errors import DeviceError, ScoringError
 from scoring.memory import Zeros, private_zeros
 from scoring.scorer import Scorer
+from service.background import background_thread
 from service.errors import ConflictError, InvalidError, NotFoundError, RequestError
 from service.mirror import Mirror
 from service.serving import ServingVersion
 from service.version import LoadedVersion
-
-_LOW_PRIORITY = 10
-"""Low enough to yield the cores to requests, high enough not to starve while it holds the interpreter's lock."""
 
 _LOOK_AT = 10_000
 """Stored items whose layout a version is checked against."""
@@ -50,7 +46,7 @@ class Loader:
 
     def __init__(self, options: LoadOptions, mirror: Mirror) -> None:
         self._options, self._mirror = options, mirror
-        self._encoding = ThreadPoolExecutor(1, "encode", initializer=_lower_priority)
+        self._encoding = background_thread("encode")
         self._following = ThreadPoolExecutor(1, "follow")
 
     async def load(self, name: str, serving: LoadedVersion | None = None) -> LoadedVersion:
@@ -158,7 +154,3 @@ def warm_up(version: ServingVersion) -> None:
     """Rank nothing at the usual sizes."""
     with version.rows.view() as view:
         version.scorer.warm_up(view.tables)
-
-
-def _lower_priority() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)

@@ -5,9 +5,12 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
+from contract.wire import GateResult
 from scoring.memory import Block
 from service import errors
 from service.errors import RequestError
+from service.lineup import Trial
+from service.serving import State
 
 _BY_NAME = {
     error.__name__: error
@@ -51,9 +54,14 @@ class Show(msgspec.Struct, frozen=True, tag=True):
 
 
 class Serve(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: answer with this version from now on."""
+    """To a worker: answer with this version from now on, and with the one on trial as far as the trial says."""
 
     version: str
+    trial: Trial | None = None
+
+
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: answer, to show that you do not hang."""
 
 
 class Forget(msgspec.Struct, frozen=True, tag=True):
@@ -73,6 +81,9 @@ class Promote(msgspec.Struct, frozen=True, tag=True):
     """To the owner: see `service.registry.Registry.promote`."""
 
     version: str
+    canary: float = 0.0
+    shadow: bool = False
+    force: bool = False
 
 
 class Rollback(msgspec.Struct, frozen=True, tag=True):
@@ -111,12 +122,15 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class StateIs(msgspec.Struct, frozen=True, tag=True):
-    """An answer: a `service.registry.State`."""
+    """An answer: what serves, and what should."""
 
-    serving: str
-    active: str | None
-    previous: str | None
-    problem: str | None
+    state: State
+
+
+class Promoted(msgspec.Struct, frozen=True, tag=True):
+    """An answer: it is promoted, and what the gate found."""
+
+    found: GateResult | None
 
 
 class ItemIs(msgspec.Struct, frozen=True, tag=True):
@@ -126,9 +140,9 @@ class ItemIs(msgspec.Struct, frozen=True, tag=True):
 
 
 Message = (
-    Open | Show | Serve | Forget | Released
+    Open | Show | Serve | Ping | Forget | Released
     | Promote | Rollback | GetState | GetItem
-    | Done | Failed | StateIs | ItemIs
+    | Done | Failed | StateIs | ItemIs | Promoted
 )  # fmt: skip
 
 Arrays = list[NDArray[Any]]

@@ -11,7 +11,7 @@ from scoring.memory import SharedMemory
 from service.channel import close_all
 from service.errors import StartError
 from service.family import Family
-from service.messages import Done, GetItem, GetState, ItemIs, Message, Promote, Rollback, StateIs
+from service.messages import Done, GetItem, GetState, ItemIs, Message, Promote, Promoted, Rollback, StateIs
 from service.metrics import Metrics
 from service.mirror import Mirror
 from service.registry import Registry
@@ -69,12 +69,13 @@ class Owner:
         assert self._registry is not None
         assert self._mirror is not None
         if isinstance(message, Promote):
-            await self._registry.promote(message.version)
-        elif isinstance(message, Rollback):
+            return Promoted(
+                await self._registry.promote(message.version, message.canary, message.shadow, message.force)
+            )
+        if isinstance(message, Rollback):
             await self._registry.rollback()
         elif isinstance(message, GetState):
-            state = await self._registry.state()
-            return StateIs(state.serving, state.active, state.previous, state.problem)
+            return StateIs(await self._registry.state())
         elif isinstance(message, GetItem):
             return ItemIs(self._mirror.get(message.item_id))
         return Done()
@@ -91,6 +92,8 @@ class Owner:
         board["owner_beats"] += 1
         board["num_items"] = len(self._mirror)
         board["is_degraded"] = self._mirror.degraded
-        followed_s = min(self._mirror.followed_s, self._registry.serving.followed_s)
+        loaded = self._registry.lineup.versions
+        followed_s = min(self._mirror.followed_s, *(version.followed_s for version in loaded))
         board["followed_ms"] = int(followed_s * 1000)
+        board["has_problem"] = self._registry.problem is not None
         board["num_unknown_tags"] = self._registry.serving.rows.num_unknown_tags

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import time
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,46 +10,74 @@ import structlog
 
 from contract.bundle import BundleError, list_versions, read_manifest
 from contract.manifest import Manifest
-from scoring.errors import ScoringError
-from service.active import ActiveVersion
-from service.audience import Audience, Nobody
+from contract.wire import GateResult
+from service.active import ActiveVersion, Told
 from service.connection import REDIS_ERRORS, or_unavailable
 from service.errors import ConflictError, NoVersionError, RequestError
-from service.loader import Loader
-from service.metrics import Metrics
+from service.gate import PromotionGate
+from service.lineup import Lineup, Trial
+from service.pursuit import Pursuit
 from service.serving import State
+from service.swapper import Swapper
 from service.version import LoadedVersion
-
-_TRY_AGAIN_S = 5.0
 
 _log = structlog.get_logger(__name__)
 
 
 class Registry:
-    """Holds the serving version; everybody who ranks takes it from here, once per request."""
+    """Holds the versions that answer; everybody who ranks takes one from here, once per user.
+
+    Parameters
+    ----------
+    folder
+        Of the model in the store.
+    swapper
+        Loads and exchanges versions.
+    active
+        What all replicas are told.
+    gate
+        What a version must pass before it answers anybody; None: nothing.
+    """
 
     def __init__(
-        self, folder: Path, loader: Loader, active: ActiveVersion, metrics: Metrics, audience: Audience | None = None
+        self, folder: Path, swapper: Swapper, active: ActiveVersion, gate: PromotionGate | None = None
     ) -> None:
-        self._folder, self._loader, self._active, self._metrics = folder, loader, active, metrics
-        self._audience = audience or Nobody()
-        self._serving: LoadedVersion | None = None
+        self._folder, self._swapper, self._active, self._gate = folder, swapper, active, gate
+        self._pursuit = Pursuit(swapper, active)
         self._swapping = asyncio.Lock()
-        self._loading = False
-        self._problem: str | None = None
-        self._passed_over: str | None = None
-        self._failed, self._try_again = "", 0.0
+
+    @property
+    def lineup(self) -> Lineup[LoadedVersion]:
+        """The loaded versions and who gets which."""
+        return self._swapper.lineup
 
     @property
     def serving(self) -> LoadedVersion:
-        """The version that answers."""
-        assert self._serving is not None
-        return self._serving
+        """The version that answers whoever is in no trial."""
+        return self._swapper.lineup.serving
 
     @property
     def is_serving(self) -> bool:
         """Whether a version has been loaded yet."""
-        return self._serving is not None
+        return self._swapper.is_serving
+
+    @property
+    def loading(self) -> str | None:
+        """The version that is being made ready, if one is."""
+        return self._swapper.loading
+
+    @property
+    def problem(self) -> str | None:
+        """Why something else serves here than should, or None."""
+        return self._pursuit.problem
+
+    def choose(self, user_id: int) -> LoadedVersion:
+        """Return the version that answers a user."""
+        return self._swapper.lineup.choose(user_id)
+
+    def named(self, name: str) -> LoadedVersion | None:
+        """Return a loaded version by its name."""
+        return self._swapper.lineup.named(name)
 
     def versions(self) -> list[Manifest]:
         """Return the manifests of all versions in the store, oldest first; unreadable ones are left out."""
@@ -57,10 +85,10 @@ class Registry:
 
     async def state(self) -> State:
         """Return what serves and what should; without Redis nothing is known of the latter."""
-        active, previous = None, None
+        told = Told()
         with contextlib.suppress(*REDIS_ERRORS):
-            active, previous = await self._active.read()
-        return State(self.serving.name, active, previous, self._problem or self._passed_over)
+            told = await self._active.read()
+        return State(self.serving.name, told.active, told.previous, told.trial, self.problem)
 
     async def start(self) -> None:
         """Load the active version, or else the newest that can serve.
@@ -72,51 +100,63 @@ class Registry:
         DeviceError
             The device is not the one that runs.
         """
-        active, _ = await self._active.read()
+        active = (await self._active.read()).active
         newest_first = list_versions(self._folder.parent, self._folder.name)[::-1]
         names = [active] if active else []
         for name in names + [name for name in newest_first if name != active]:
             try:
-                await self._exchange(await self._loader.load(name))
+                await self._swapper.start(name)
                 break
             except RequestError as error:
                 if name == active:
-                    self._problem = error.detail
+                    self._pursuit.note_problem(name, error.detail)
                 else:
-                    self._passed_over = self._passed_over or error.detail
+                    self._pursuit.passed_over = self._pursuit.passed_over or error.detail
                 _log.warning("version cannot be served", version=name, reason=error.detail)
         else:
-            reason = self._problem or self._passed_over or f"{self._folder} holds no version"
-            raise NoVersionError(f"nothing to serve: {reason}")
+            raise NoVersionError(f"nothing to serve: {self.problem or f'{self._folder} holds no version'}")
         await self._active.propose(self.serving.name)
 
-    async def promote(self, name: str) -> None:
-        """Serve a version here, then make it the active one everywhere.
+    async def promote(
+        self, name: str, canary: float = 0.0, shadow: bool = False, force: bool = False
+    ) -> GateResult | None:
+        """Make a version the active one everywhere or, for a share of the users or in the shadow, put it on trial.
+
+        It is loaded and checked here first. Returns what the gate found, None where it was not asked: a version that
+        serves already, or that answers nobody, need not pass.
+
+        Parameters
+        ----------
+        name
+            The version.
+        canary
+            The share of users that it is to answer; 0: all, or with `shadow` none.
+        shadow
+            Only compare it.
+        force
+            Whatever the gate says.
 
         Raises
         ------
         RequestError
-            It cannot serve, another swap is under way, or Redis is away; the version before goes on serving.
+            It cannot serve or does not pass, another swap or trial is under way, or Redis is away; everything stays
+            as it was.
         """
         async with self._one_swap():
-            before = self.serving
-            if name != before.name:
-                await self._exchange(await self._swapped_in(name))
-            after = self.serving
+            with or_unavailable("the active version is not known"):
+                told = await self._active.read()
+            trial = self._trial(told, name, canary, shadow) if canary or shadow else None
             try:
-                with or_unavailable("the active version cannot be stored"):
-                    await self._active.write(name, before.name)
-            except RequestError:
-                await self._exchange(before)
-                before, after = after, before
-                raise
+                version = await self._swapper.load(name)
+                passed = None if shadow else await self._passed(version, force)
+                await self._swapper.prepare(version)
+                await (self._begin(trial, version, told) if trial else self._activate(version))
             finally:
-                if before is not after:
-                    await self._drop(before)
-            self._problem = self._passed_over = None
+                await self._swapper.drop_unused()
+            return passed
 
     async def rollback(self) -> None:
-        """Promote the version that was active before this one.
+        """End the trial that is under way or, where none is, promote the version that was active before this one.
 
         Raises
         ------
@@ -126,13 +166,16 @@ class Registry:
             See `promote`.
         """
         with or_unavailable("the previous version is not known"):
-            _, previous = await self._active.read()
-        if previous is None:
+            told = await self._active.read()
+        if told.trial is not None:
+            await self._end(told, told.trial)
+        elif told.previous is None:
             raise ConflictError("no version was active before this one")
-        await self.promote(previous)
+        else:
+            await self.promote(told.previous, force=True)
 
     async def follow(self, interval_s: float) -> None:
-        """Serve whatever becomes active, until cancelled."""
+        """Serve whatever becomes active or is put on trial, until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
             if self._swapping.locked():
@@ -140,72 +183,56 @@ class Registry:
             try:
                 async with self._swapping:
                     with contextlib.suppress(*REDIS_ERRORS):
-                        await self._follow_once()
+                        await self._pursuit.once()
             except Exception:
                 _log.exception("the active version could not be followed")
 
     async def close(self) -> None:
-        """Stop keeping the serving version up to date."""
-        if self._serving is not None:
-            await self._serving.close()
+        """Stop keeping the loaded versions up to date."""
+        await self._swapper.close()
 
-    async def _follow_once(self) -> None:
-        active, _ = await self._active.read()
-        if active is None:
-            # Redis lost the key: what serves stays active, for replicas that start later too.
-            await self._active.propose(self.serving.name)
-            return
-        if active == self.serving.name:
-            self._problem = None
-            return
-        if active == self._failed and time.monotonic() < self._try_again:
-            return
-        before = self.serving
-        try:
-            await self._exchange(await self._swapped_in(active))
-        except (RequestError, ScoringError) as error:
-            self._problem, self._failed, self._try_again = str(error), active, time.monotonic() + _TRY_AGAIN_S
-            return
-        self._problem = self._passed_over = None
-        await self._drop(before)
+    def _trial(self, told: Told, name: str, canary: float, shadow: bool) -> Trial:
+        """Return the trial to begin, or the one under way with another share; raises ConflictError."""
+        if name in (told.active, self.serving.name):
+            raise ConflictError(f"version {name} is active already, there is nothing to try", "version")
+        before = told.trial
+        if before is None:
+            return Trial(name, canary, shadow, uuid.uuid4().hex)
+        if before.version != name:
+            raise ConflictError(f"version {before.version} is on trial: promote it or roll back first", "version")
+        return Trial(name, canary, shadow, before.id if before.shadow == shadow else uuid.uuid4().hex)
 
-    async def _swapped_in(self, name: str) -> LoadedVersion:
-        started = time.monotonic()
-        self._loading = True
-        try:
-            loaded = await self._loader.load(name, self.serving)
-            await self._prepare(loaded)
-        except Exception as error:
-            self._metrics.swap_failures.inc()
-            _log.warning("version not swapped in", version=name, reason=str(error))
-            raise
-        finally:
-            self._loading = False
-        self._metrics.swap_seconds.observe(time.monotonic() - started)
-        return loaded
+    async def _passed(self, version: LoadedVersion, force: bool) -> GateResult | None:
+        if self._gate is None or version is self.serving:
+            return None
+        return await self._gate.judge(version, self.serving, force)
 
-    async def _prepare(self, version: LoadedVersion) -> None:
-        try:
-            await self._audience.prepare(version)
-        except BaseException:
-            await version.close()
-            raise
+    async def _activate(self, version: LoadedVersion) -> None:
+        before = self.serving.name
+        with or_unavailable("the active version cannot be stored"):
+            await self._active.write(version.name, before)
+        await self._swapper.exchange(version)
+        self._pursuit.note_done(Told(version.name, before))
 
-    async def _exchange(self, version: LoadedVersion) -> None:
-        self._serving = version
-        scorer = version.scorer
-        self._metrics.serving(scorer.bundle.manifest.model, version.name, scorer.provider, scorer.kernels)
-        _log.info("version serves", version=version.name, num_items=len(version.rows))
-        await self._audience.exchange(version)
+    async def _begin(self, trial: Trial, version: LoadedVersion, told: Told) -> None:
+        with or_unavailable("the trial cannot be stored"):
+            if not await self._active.begin(trial):
+                raise ConflictError("another version became active or was put on trial meanwhile; look and try again")
+        await self._swapper.exchange(self.serving, trial, version)
+        self._pursuit.note_done(Told(told.active, told.previous, trial))
 
-    async def _drop(self, version: LoadedVersion) -> None:
-        await version.close()
-        self._audience.forget(version)
+    async def _end(self, told: Told, trial: Trial) -> None:
+        async with self._one_swap():
+            with or_unavailable("the end of the trial cannot be stored"):
+                await self._active.end(trial)
+            await self._swapper.exchange(self.serving)
+            await self._swapper.drop_unused()
+            self._pursuit.told = Told(told.active, told.previous)
 
     @contextlib.asynccontextmanager
     async def _one_swap(self) -> AsyncIterator[None]:
         # Whoever only looks up the active version holds the lock for a moment: that is worth waiting for.
-        if self._loading:
+        if self.loading:
             raise ConflictError("another version is being loaded; try again when it serves")
         async with self._swapping:
             yield

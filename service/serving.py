@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from contract.manifest import Manifest
+from contract.wire import GateResult
 from scoring.scorer import Scorer
 from scoring.views import View
 from service.batch import Batch
+from service.lineup import Lineup, Trial
 
 
 class ServingRows(Protocol):
@@ -52,6 +54,7 @@ class State:
     serving: str
     active: str | None
     previous: str | None
+    trial: Trial | None
     problem: str | None
 
 
@@ -59,12 +62,22 @@ class Versions(Protocol):
     """Holds the serving version; everybody who ranks takes it from here, once per request."""
 
     @property
+    def lineup(self) -> Lineup[ServingVersion]:
+        """The loaded versions and who gets which."""
+
+    @property
     def serving(self) -> ServingVersion:
-        """The version that answers."""
+        """The version that answers whoever is in no trial."""
 
     @property
     def is_serving(self) -> bool:
         """Whether a version has been loaded yet."""
+
+    def choose(self, user_id: int) -> ServingVersion:
+        """Return the version that answers a user."""
+
+    def named(self, name: str) -> ServingVersion | None:
+        """Return a loaded version by its name."""
 
     def versions(self) -> list[Manifest]:
         """Return the manifests of all versions in the store, oldest first."""
@@ -72,11 +85,17 @@ class Versions(Protocol):
     async def state(self) -> State:
         """Return what serves and what should."""
 
-    async def promote(self, name: str) -> None:
-        """Make a version the active one; raises RequestError."""
+    @property
+    def problem(self) -> str | None:
+        """Why something else serves here than should, or None."""
+
+    async def promote(
+        self, name: str, canary: float = 0.0, shadow: bool = False, force: bool = False
+    ) -> GateResult | None:
+        """Make a version the active one, or put it on trial; raises RequestError."""
 
     async def rollback(self) -> None:
-        """Make the version active again that was so before; raises RequestError."""
+        """End the trial, or make the version active again that was so before; raises RequestError."""
 
 
 class HotItems(Protocol):

@@ -10,6 +10,7 @@ from scoring.memory import SharedMemory
 from scoring.tables import Tables
 from service.channel import ClosedError, Handle
 from service.errors import RequestError
+from service.lineup import Lineup
 from service.link import Link
 from service.version import LoadedVersion
 
@@ -36,7 +37,7 @@ class Workers:
         self.memory, self._handle = memory, handle
         self._links: dict[Link, asyncio.Task[None]] = {}
         self._golden: dict[str, Tables] = {}
-        self._serving: LoadedVersion | None = None
+        self._lineup: Lineup[LoadedVersion] | None = None
         self._loop = asyncio.get_running_loop()
 
     def add(self, line: socket.socket) -> None:
@@ -55,10 +56,11 @@ class Workers:
             self.forget(version)
             raise reasons[0]
 
-    async def exchange(self, version: LoadedVersion) -> None:
-        """Let every worker answer with a version; returns once all do that are left."""
-        await self._introduce(version)
-        self._serving = version
+    async def exchange(self, lineup: Lineup[LoadedVersion]) -> None:
+        """Let every worker answer with these versions; returns once all do that are left."""
+        for version in lineup.versions:
+            await self._introduce(version)
+        self._lineup = lineup
         await asyncio.gather(*(self._bring(link) for link in self._links), return_exceptions=True)
 
     def forget(self, version: LoadedVersion) -> None:
@@ -107,10 +109,10 @@ class Workers:
         """Let a worker serve what serves, whatever that becomes meanwhile."""
         try:
             async with link.bringing:
-                while link.serving is not self._serving and self._serving is not None:
-                    version = self._serving
-                    await self._open(link, version)
-                    await link.serve(version)
+                while link.lineup is not self._lineup and self._lineup is not None:
+                    lineup = self._lineup
+                    await self._open(link, lineup.serving)
+                    await link.serve(lineup, takes_part=await self._open_candidate(link, lineup))
         except ClosedError:
             return
         except RequestError as error:
@@ -119,6 +121,17 @@ class Workers:
             await asyncio.sleep(_LAST_WORDS_S)
             if link in self._links:
                 link.kill(f"cannot serve: {error.detail}")
+
+    async def _open_candidate(self, link: Link, lineup: Lineup[LoadedVersion]) -> bool:
+        """Let a worker open the version on trial; one that cannot goes on without."""
+        if lineup.candidate is None:
+            return False
+        try:
+            await self._open(link, lineup.candidate)
+        except RequestError as error:
+            _log.error("a worker takes no part in the trial", pid=link.pid, reason=error.detail)
+            return False
+        return True
 
     async def _open(self, link: Link, version: LoadedVersion) -> None:
         await link.open(version, self._golden[version.name])

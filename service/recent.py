@@ -1,0 +1,120 @@
+"""A few recent requests, kept in Redis, by which a new version is compared with the one that serves."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from redis.asyncio import Redis
+
+from contract.codec import recent_key
+from service.observers import Served
+from service.timed import REDIS_ERRORS
+
+_EVERY_S = 1.0
+_MOST_CANDIDATES = 256
+_LEVEL = np.dtype(np.int8)
+_ID = np.dtype("<i8")
+
+_log = structlog.get_logger(__name__)
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True):
+    """A request on its way to Redis and back: a user, little-endian int64 ids, levels as bytes."""
+
+    user_id: int
+    candidates: bytes
+    history: bytes
+    levels: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Stored).decode
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecentRequest:
+    """What one user was ranked with."""
+
+    user_id: int
+    candidates: NDArray[np.int64]  # (N,)
+    history: NDArray[np.int64]  # (k,)
+    levels: NDArray[np.int64]  # (N, 2)
+
+
+class RecentRequests:
+    """Writes about one request a second and process, and reads what all processes wrote.
+
+    Parameters
+    ----------
+    redis, model
+        Where they are kept.
+    most
+        How many are kept; 0: none is written.
+    """
+
+    def __init__(self, redis: Redis, model: str, most: int) -> None:
+        self._redis, self._key, self._most = redis, recent_key(model), most
+        self._next_s = time.monotonic()
+        self._writing: asyncio.Task[None] | None = None
+
+    def note(self, served: Served) -> None:
+        """Keep a request if it is time for another one; takes a microsecond otherwise."""
+        now_s = time.monotonic()
+        if now_s < self._next_s or not self._most or not served.rankings:
+            return
+        self._next_s = now_s + _EVERY_S
+        if self._writing is None or self._writing.done():
+            ranking = served.rankings[0]
+            query = ranking.query
+            request = RecentRequest(query.user_id, query.candidates, ranking.history, ranking.levels)
+            self._writing = asyncio.create_task(self._write(request), name="recent requests")
+
+    async def read(self) -> list[RecentRequest]:
+        """Return what is kept, newest first; errors of Redis pass through."""
+        if not self._most:
+            return []
+        entries: Any = await self._redis.xrevrange(self._key, count=self._most)
+        return [request for _, fields in entries if (request := _restored(fields.get(b"r", b"")))]
+
+    async def aclose(self) -> None:
+        """End what is being written."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+
+    async def _write(self, request: RecentRequest) -> None:
+        try:
+            await self._redis.xadd(self._key, {"r": _stored(request)}, maxlen=self._most, approximate=False)
+        except REDIS_ERRORS as error:
+            _log.debug("a recent request is not kept", error=repr(error))
+
+
+def _stored(request: RecentRequest) -> bytes:
+    """Pack a request; of one with very many candidates some are left out, evenly."""
+    step = -(-len(request.candidates) // _MOST_CANDIDATES)
+    candidates, levels = request.candidates[::step], request.levels[::step]
+    stored = _Stored(
+        request.user_id,
+        candidates.astype(_ID).tobytes(),
+        request.history.astype(_ID).tobytes(),
+        levels.astype(_LEVEL).tobytes(),
+    )
+    return _encode(stored)
+
+
+def _restored(value: bytes) -> RecentRequest | None:
+    """Unpack a request; None where it is none, so that what another release wrote stops nobody."""
+    try:
+        stored = _decode(value)
+        candidates, history = (
+            np.frombuffer(ids, _ID).astype(np.int64) for ids in (stored.candidates, stored.history)
+        )
+        levels = np.frombuffer(stored.levels, _LEVEL).astype(np.int64).reshape(len(candidates), 2)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return RecentRequest(stored.user_id, candidates, history, levels) if len(candidates) else None

@@ -1,0 +1,140 @@
+"""Scores a copy of the traffic with the version on trial, out of every request's way, and compares."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from service.background import BackgroundScorer, background_thread
+from service.comparison import Comparison
+from service.lineup import Lineup, Trial
+from service.observers import Served
+from service.ranker import Ranking
+
+_MOST_WAITING = 64
+_TIME_EVERY = 8
+"""One request in so many is scored by both versions in the same thread, for only so are their times alike."""
+
+_log = structlog.get_logger(__name__)
+
+Count = Callable[[str, int], None]
+"""Told how many requests were `compared`, `dropped` for there was too much to do, or `failed`."""
+
+
+class Shadow:
+    """Compares for as long as a version is in the shadow.
+
+    Parameters
+    ----------
+    lineup
+        Gives the versions that answer at the moment.
+    count
+        Is told what becomes of requests.
+    """
+
+    def __init__(self, lineup: Callable[[], Lineup[Any]], count: Count) -> None:
+        self._lineup, self._count = lineup, count
+        self._room = threading.Semaphore(_MOST_WAITING)
+        self._thread = background_thread("shadow")
+        self._comparing: _Comparing | None = None
+
+    def note(self, served: Served) -> None:
+        """Have a request compared, unless too many wait for that; takes microseconds."""
+        lineup = self._lineup()
+        if not lineup.is_shadowed:
+            return
+        comparing = self._comparing_for(lineup)
+        if self._room.acquire(blocking=False):
+            self._thread.submit(self._compare, comparing, served)
+        else:
+            comparing.count("dropped", len(served.rankings))
+
+    def sums(self) -> tuple[Trial, bytes] | None:
+        """Return the trial under way and what was seen of it so far, packed; None where nothing was.
+
+        What was seen of one that is over is forgotten.
+        """
+        comparing = self._comparing
+        if comparing is None:
+            return None
+        if not comparing.is_of(self._lineup()):
+            self._comparing = None
+            return None
+        return comparing.trial, comparing.packed()
+
+    def close(self) -> None:
+        """End the thread; what waits is not compared any more."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _comparing_for(self, lineup: Lineup[Any]) -> "_Comparing":
+        if self._comparing is None or not self._comparing.is_of(lineup):
+            self._comparing = _Comparing(lineup, self._count)
+        return self._comparing
+
+    def _compare(self, comparing: "_Comparing", served: Served) -> None:
+        try:
+            if comparing is self._comparing:
+                for ranking in served.rankings:
+                    comparing.compare(ranking)
+        finally:
+            self._room.release()
+
+
+class _Comparing:
+    """What one process sees of one trial."""
+
+    def __init__(self, lineup: Lineup[Any], count: Count) -> None:
+        assert lineup.trial is not None
+        self.trial, self._lineup, self._count = lineup.trial, lineup, count
+        self._sums, self._lock = Comparison(), threading.Lock()
+        self._scorers: tuple[BackgroundScorer, BackgroundScorer] | None = None
+
+    def is_of(self, lineup: Lineup[Any]) -> bool:
+        """Whether these are the versions of a lineup."""
+        return lineup == self._lineup
+
+    def packed(self) -> bytes:
+        """Return the sums so far."""
+        with self._lock:
+            return msgspec.msgpack.encode(self._sums)
+
+    def count(self, event: str, num_requests: int) -> None:
+        """Count requests that are not compared."""
+        with self._lock:
+            setattr(self._sums, event, getattr(self._sums, event) + num_requests)
+        self._count(event, num_requests)
+
+    def compare(self, ranking: Ranking) -> None:
+        """Score a request again, in the thread of low priority."""
+        if ranking.version != self._lineup.serving.name:
+            return
+        try:
+            self._add(ranking)
+        except Exception:
+            if not self._sums.failed:
+                _log.exception("a request cannot be scored in the shadow", version=self.trial.version)
+            self.count("failed", 1)
+        else:
+            self._count("compared", 1)
+
+    def _add(self, ranking: Ranking) -> None:
+        if self._scorers is None:
+            assert self._lineup.candidate is not None
+            self._scorers = BackgroundScorer(self._lineup.serving), BackgroundScorer(self._lineup.candidate)
+        serving, candidate = self._scorers
+        inputs = ranking.query.candidates, ranking.history, ranking.levels
+        started_s = time.perf_counter()
+        scores = candidate.score(*inputs)
+        candidate_s = time.perf_counter() - started_s
+        serving_s = None
+        if self._sums.requests % _TIME_EVERY == _TIME_EVERY - 1:
+            started_s = time.perf_counter()
+            serving.score(*inputs)
+            serving_s = time.perf_counter() - started_s
+        with self._lock:
+            self._sums.add(ranking.scores, scores)
+            if serving_s is not None:
+                self._sums.time(serving_s, candidate_s)
