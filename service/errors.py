@@ -11,10 +11,15 @@ ServiceError
     ├── UnauthorizedError   401  a key is needed
     ├── ForbiddenError      403  the key is wrong, or writing is not allowed here
     ├── NotFoundError       404  no such item, model or version
+    ├── BodyTimeoutError    408  the body did not arrive in time
     ├── ConflictError       409  at odds with what is served or stored
     ├── TooLargeError       413  over a limit
+    ├── UnsupportedError    415  the body is encoded in a way that is not known here
     ├── InvalidError        422  a value is wrong; `field` says which
-    └── UnavailableError    503  Redis is away; worth another try
+    ├── InternalError       500  a fault of the program, which the log describes
+    ├── UnavailableError    503  Redis is away; worth another try
+    ├── OverloadedError     503  more is waiting than can be answered in time; worth another try
+    └── DeadlineError       504  the caller's deadline is past
 """
 
 from collections.abc import Mapping
@@ -90,6 +95,13 @@ class NotFoundError(RequestError):
     status, title = 404, "Not found"
 
 
+class BodyTimeoutError(RequestError):
+    """The body did not arrive in time; the connection is closed."""
+
+    status, title = 408, "Body too slow"
+    headers: ClassVar[Mapping[str, str]] = {"Connection": "close"}
+
+
 class ConflictError(RequestError):
     """At odds with what is served or stored."""
 
@@ -102,10 +114,22 @@ class TooLargeError(RequestError):
     status, title = 413, "Too large"
 
 
+class UnsupportedError(RequestError):
+    """The body is encoded in a way that is not known here."""
+
+    status, title = 415, "Unsupported encoding"
+
+
 class InvalidError(RequestError):
     """A value is wrong."""
 
     status, title = 422, "Invalid value"
+
+
+class InternalError(RequestError):
+    """A fault of the program; the log has it, the caller hears nothing of it."""
+
+    status, title = 500, "Internal error"
 
 
 class UnavailableError(RequestError):
@@ -113,3 +137,16 @@ class UnavailableError(RequestError):
 
     status, title = 503, "Unavailable"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+class OverloadedError(RequestError):
+    """More is waiting than can be answered in time; nothing was done."""
+
+    status, title = 503, "Overloaded"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+class DeadlineError(RequestError):
+    """The caller's deadline is past."""
+
+    status, title = 504, "Deadline passed"
