@@ -1,8 +1,8 @@
 """A model bundle on disk: the one bridge from training to serving.
 
 A bundle is the directory `<store>/<model>/<version>/`. It is written under a temporary name, synced and
-renamed, so it is whole or absent; every file but the manifest is hashed in the manifest; nothing in it is a
-pickle.
+renamed, so it is whole or absent; every file is hashed in the manifest; nothing in it is a pickle. What is read is
+not trusted: files are read up to a size, from the folder alone, and a graph that names further files is refused.
 
     manifest.json       what the bundle is, and the SHA-256 of every other file
     item_encoder.onnx   vocabulary row, tags, embedding -> the item's row in each table
@@ -10,88 +10,74 @@ pickle.
     explain.onnx        the same inputs -> attention weights (folded bundles only)
     vocabulary.npy      the item id of each vocabulary row
     golden.npz          items and rows with the scores that the trained model gave them, in float64
-
-    BundleError
-    ├── BundleNotFoundError      no such model or version
-    ├── BundleCorruptError       a file is missing, truncated, changed or unreadable
-    └── BundleExistsError        the version to publish is there already
 """
 
 import hashlib
-import io
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from contract.files import sync_folder
-from contract.manifest import Manifest
+from contract.arrays import ArrayFileError, read_npy
+from contract.bundle_errors import (
+    BundleCorruptError,
+    BundleError,
+    BundleExistsError,
+    BundleNotFoundError,
+    StoreError,
+)
+from contract.files import UnfitFileError, read_inside, sync_folder
+from contract.golden import GOLDEN, Golden
+from contract.graphfile import GraphFileError, check_self_contained
+from contract.manifest import MOST_BYTES, Manifest
+
+__all__ = [
+    "EXPLAIN",
+    "GOLDEN",
+    "ITEM_ENCODER",
+    "MANIFEST",
+    "MOST_FILE_BYTES",
+    "RANKER",
+    "VOCABULARY",
+    "Bundle",
+    "BundleCorruptError",
+    "BundleError",
+    "BundleExistsError",
+    "BundleNotFoundError",
+    "Golden",
+    "StoreError",
+    "check_files",
+    "check_name",
+    "hash_files",
+    "is_name",
+    "list_versions",
+    "new_version",
+    "publish",
+    "read_bundle",
+    "read_manifest",
+    "stage",
+    "staging_folder",
+]
 
 MANIFEST = "manifest.json"
 ITEM_ENCODER = "item_encoder.onnx"
 RANKER = "ranker.onnx"
 EXPLAIN = "explain.onnx"
 VOCABULARY = "vocabulary.npy"
-GOLDEN = "golden.npz"
+
+MOST_FILE_BYTES = 2**31
+"""Of one file: as large as protobuf lets a graph be."""
+_MOST_GOLDEN_BYTES = 2**28
+_MOST_FILES = 64
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-class BundleError(Exception):
-    """A bundle cannot be read or written."""
-
-
-class BundleNotFoundError(BundleError):
-    """The store holds no such model or version."""
-
-
-class BundleCorruptError(BundleError):
-    """A bundle's files are not the ones that were published."""
-
-
-class BundleExistsError(BundleError):
-    """The version to publish is in the store already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """Items and rankings with the outputs that the trained model gave them in float64.
-
-    Golden item g lies in table row g + 1; row 0 is padding and stands for unknown items. Shapes: G items,
-    U users, N candidates, H history length, T tag slots, F embedding width.
-    """
-
-    item_id: NDArray[np.int64]  # (G,)
-    tags: NDArray[np.int64]  # (G, T)
-    embedding: NDArray[np.float32]  # (G, F)
-    candidate_rows: NDArray[np.int64]  # (U, N)
-    history_rows: NDArray[np.int64]  # (U, H)
-    levels: NDArray[np.int64]  # (U, N, 2)
-    scores: NDArray[np.float64]  # (U, N)
-    weights: NDArray[np.float64]  # (U, N, H)
-
-    def to_bytes(self) -> bytes:
-        """Return the arrays as an uncompressed npz file."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **{field.name: getattr(self, field.name) for field in fields(self)})
-        return buffer.getvalue()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Golden":
-        """Read an npz file; raises BundleCorruptError where it is not one."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                return cls(**{field.name: arrays[field.name] for field in fields(cls)})
-        except Exception as error:
-            raise BundleCorruptError(f"{GOLDEN} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +88,8 @@ class Bundle:
     manifest: Manifest
     vocabulary: NDArray[np.int64]  # (num_items,): the item id of each vocabulary row; row 0 is padding
     golden: Golden
+    lease: object = field(default=None, repr=False, compare=False)
+    """Keeps the files where they are for as long as the bundle is there, where they could vanish."""
 
     @property
     def version(self) -> str:
@@ -115,9 +103,14 @@ class Bundle:
         return _read_verified(self.path, name, self.manifest.files[name])
 
 
+def is_name(name: str) -> bool:
+    """Whether a model or version may be called so: a name that is safe as a folder's name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, what: str = "name") -> str:
     """Return a model or version name that is safe as a folder's name; raises BundleError otherwise."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise BundleError(f"{what} {name!r} is not valid: 1 to 128 of A-Z a-z 0-9 . _ -, a letter or digit first")
     return name
 
@@ -133,7 +126,7 @@ def list_versions(store: Path, model: str) -> list[str]:
     if not folder.is_dir():
         return []
     found = [entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file()]
-    return sorted(name for name in found if _NAME.fullmatch(name))
+    return sorted(name for name in found if is_name(name))
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -146,17 +139,14 @@ def read_manifest(path: Path) -> Manifest:
     BundleCorruptError
         The manifest is not valid, is of another format, or its schema is not the one that was hashed.
     """
+    where = str(path / MANIFEST)
     try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        data = read_inside(path, MANIFEST, MOST_BYTES)
+    except UnfitFileError as error:
+        raise BundleCorruptError(f"{where} is not valid: {error}") from error
     except OSError as error:
         raise BundleNotFoundError(f"no bundle at {path}: {error.strerror or error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise BundleCorruptError(f"{path / MANIFEST} is not valid: {where}: {first['msg']}") from error
-    if manifest.features.digest() != manifest.features_sha256:
-        raise BundleCorruptError(f"{path / MANIFEST}: the schema is not the one that was published")
-    return manifest
+    return Manifest.from_bytes(data, where)
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -167,38 +157,57 @@ def read_bundle(path: Path) -> Bundle:
     BundleNotFoundError
         There is no bundle.
     BundleCorruptError
-        A file is missing, truncated or not the one that was published.
+        A file is missing, truncated or not the one that was published, or leads out of the bundle.
     """
     manifest = read_manifest(path)
-    missing = {ITEM_ENCODER, RANKER, VOCABULARY, GOLDEN} - manifest.files.keys()
-    if missing:
-        raise BundleCorruptError(f"{path / MANIFEST} lists no {', '.join(sorted(missing))}")
-    contents = {name: _read_verified(path, name, digest) for name, digest in manifest.files.items()}
-    vocabulary = _read_vocabulary(path, contents[VOCABULARY], manifest.features.num_items)
-    golden = Golden.from_bytes(contents[GOLDEN])
-    if not golden.scores.size or golden.scores.shape != golden.candidate_rows.shape:
-        raise BundleCorruptError(f"{path / GOLDEN} holds no scores to check against")
+    check_files(manifest, str(path / MANIFEST))
+    for name, digest in manifest.files.items():
+        if name not in (VOCABULARY, GOLDEN):
+            _check_file(path, name, digest)
+    vocabulary = _read_vocabulary(path, manifest)
+    golden = Golden.from_bytes(_read_verified(path, GOLDEN, manifest.files[GOLDEN], _MOST_GOLDEN_BYTES))
+    golden.check(manifest.features)
     return Bundle(path, manifest, vocabulary, golden)
 
 
-def _read_vocabulary(path: Path, data: bytes, num_items: int) -> NDArray[np.int64]:
+def check_files(manifest: Manifest, where: str) -> None:
+    """Raise BundleCorruptError unless a manifest lists the files that every bundle has, and none elsewhere."""
+    missing = {ITEM_ENCODER, RANKER, VOCABULARY, GOLDEN} - manifest.files.keys()
+    if missing:
+        raise BundleCorruptError(f"{where} lists no {', '.join(sorted(missing))}")
+    if len(manifest.files) > _MOST_FILES:
+        raise BundleCorruptError(f"{where} lists more than {_MOST_FILES} files")
+    for name in manifest.files:
+        if not is_name(name) or name == MANIFEST:
+            raise BundleCorruptError(f"{where} names a file outside the bundle: {name[:200]!r}")
+
+
+def _check_file(path: Path, name: str, digest: str) -> None:
+    data = _read_verified(path, name, digest)
+    if name.endswith(".onnx"):
+        try:
+            check_self_contained(data)
+        except GraphFileError as error:
+            raise BundleCorruptError(f"{path / name} is no graph that can be served: {error}") from error
+
+
+def _read_vocabulary(path: Path, manifest: Manifest) -> NDArray[np.int64]:
+    num_items = manifest.features.num_items
+    data = _read_verified(path, VOCABULARY, manifest.files[VOCABULARY])
     try:
-        vocabulary = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # numpy has many words for a file that is not one of its own
+        vocabulary: NDArray[np.int64] = read_npy(data, np.int64)
+    except ArrayFileError as error:
         raise BundleCorruptError(f"{path / VOCABULARY} cannot be read: {error}") from error
-    if vocabulary.shape != (num_items,) or vocabulary.dtype != np.int64:
+    if vocabulary.shape != (num_items,):
         raise BundleCorruptError(f"{path / VOCABULARY} does not hold {num_items} item ids")
     if len(np.unique(vocabulary[1:])) != num_items - 1:
         raise BundleCorruptError(f"{path / VOCABULARY} holds an item id twice")
-    whole: NDArray[np.int64] = vocabulary
-    return whole
+    return vocabulary
 
 
-def _read_verified(path: Path, name: str, digest: str) -> bytes:
-    if Path(name).name != name:
-        raise BundleCorruptError(f"{path / MANIFEST} names a file outside the bundle: {name!r}")
+def _read_verified(path: Path, name: str, digest: str, most_bytes: int = MOST_FILE_BYTES) -> bytes:
     try:
-        data = (path / name).read_bytes()
+        data = read_inside(path, name, most_bytes)
     except OSError as error:
         raise BundleCorruptError(f"{path / name} cannot be read: {error.strerror or error}") from error
     if hashlib.sha256(data).hexdigest() != digest:
@@ -214,7 +223,7 @@ def hash_files(contents: Mapping[str, bytes]) -> dict[str, str]:
 def stage(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
     """Write all files of a bundle into `folder` and sync them to disk; the folder is not a version yet."""
     folder.mkdir(parents=True)
-    everything = {**contents, MANIFEST: manifest.model_dump_json(indent=2).encode()}
+    everything = {**contents, MANIFEST: manifest.to_bytes()}
     for name, data in everything.items():
         with (folder / name).open("xb") as file:
             file.write(data)

@@ -26,7 +26,7 @@ from contract.bundle import (
     stage,
     staging_folder,
 )
-from contract.manifest import Manifest
+from contract.manifest import Manifest, seal
 from tests.fakes import make_bundle
 
 
@@ -76,8 +76,9 @@ def test_a_missing_file_is_found(bundle: Path) -> None:
 
 
 def edit_manifest(bundle: Path, **changes: object) -> None:
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    (bundle / MANIFEST).write_text(json.dumps(manifest | changes))
+    """Change fields and hash the manifest again, as somebody would who means it."""
+    manifest = json.loads((bundle / MANIFEST).read_text()) | changes
+    (bundle / MANIFEST).write_text(json.dumps(manifest | {"manifest_sha256": seal(manifest)}))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,7 @@ def test_a_manifest_of_the_first_operations_still_reads(bundle: Path) -> None:
     """A bundle from before there were precisions is one of float32 that was not measured."""
     manifest = json.loads((bundle / MANIFEST).read_text())
     assert manifest.pop("measured") is None
+    assert manifest.pop("manifest_sha256")
     assert manifest.pop("precision") == "float32"
     manifest["qin_ops"] = {"qin.SparseTargetAttention": 1, "qin.QuadraticTower": 1}
     (bundle / MANIFEST).write_text(json.dumps(manifest))
@@ -118,7 +120,7 @@ def test_what_was_measured_reads_back(bundle: Path) -> None:
     assert read.precision == "int8"
     assert read.measured is not None
     assert read.measured.model_dump() == measured
-    assert Manifest.model_validate_json(read.model_dump_json()) == read
+    assert Manifest.from_bytes(read.to_bytes(), "again") == read
 
 
 def test_a_file_outside_the_bundle_is_refused(bundle: Path) -> None:
@@ -163,7 +165,7 @@ def as_npy(values: np.ndarray) -> bytes:
         (b"", "cannot be read"),
         (b"junk", "cannot be read"),
         (as_npy(np.arange(5)), "does not hold 200 item ids"),
-        (as_npy(np.arange(200.0)), "does not hold 200 item ids"),
+        (as_npy(np.arange(200.0)), "cannot be read: it holds '<f8', not int64"),
         (as_npy(np.minimum(np.arange(200), 198)), "holds an item id twice"),
     ],
 )

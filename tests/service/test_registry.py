@@ -14,6 +14,7 @@ import pytest
 from contract.bundle import GOLDEN, MANIFEST, RANKER, Golden, hash_files
 from contract.client import ClientError
 from contract.codec import versions_key
+from contract.manifest import seal
 from scoring.rows import ItemRows
 from scoring.scorer import Scorer
 from service.errors import NoVersionError
@@ -46,7 +47,7 @@ def falsify_golden(bundle: Path) -> None:
     (bundle / GOLDEN).write_bytes(golden.to_bytes())
     manifest = json.loads((bundle / MANIFEST).read_text())
     manifest["files"] |= hash_files({GOLDEN: (bundle / GOLDEN).read_bytes()})
-    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    (bundle / MANIFEST).write_text(json.dumps(manifest | {"manifest_sha256": seal(manifest)}))
 
 
 def truncate(bundle: Path) -> None:
