@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from contract.wire import RankRequest
 from scoring.views import View
+from service.query import Query
 
 _MOST_PADDING = 2
 _EMPTY = np.zeros(0, dtype=np.int64)
@@ -26,17 +26,17 @@ class Batch:
     missing: dict[int, NDArray[np.int64]]  # by position of the user, candidates and history items that have no row
 
 
-def assemble(view: View, requests: Sequence[RankRequest], histories: Sequence[NDArray[np.int64] | None]) -> Batch:
-    """Look up every id; levels in a request stand before the stored ones."""
-    shape = len(requests), max(len(request.candidates) for request in requests)
+def assemble(view: View, queries: Sequence[Query], histories: Sequence[NDArray[np.int64] | None]) -> Batch:
+    """Look up every id; levels in a query stand before the stored ones."""
+    shape = len(queries), max(query.num_candidates for query in queries)
     ids, known = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
-    for user, request in enumerate(requests):
-        ids[user, : len(request.candidates)] = request.candidates
-        known[user, : len(request.candidates)] = True
+    for user, query in enumerate(queries):
+        ids[user, : query.num_candidates] = query.candidates
+        known[user, : query.num_candidates] = True
     candidate_rows = np.where(known, view.rows(ids), 0)
     levels = view.levels(candidate_rows)
-    for user, request in enumerate(requests):
-        for column, given in enumerate((request.likes_level, request.views_level)):
+    for user, query in enumerate(queries):
+        for column, given in enumerate((query.likes_level, query.views_level)):
             if given is not None:
                 levels[user, : len(given), column] = given
     known_histories = [history if history is not None else _EMPTY for history in histories]

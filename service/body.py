@@ -1,5 +1,6 @@
 """Request bodies: read piece by piece within a limit, decoded with the path of whatever is wrong."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -8,31 +9,44 @@ from typing import TypeVar
 import msgspec
 from fastapi import Request
 
-from service.errors import InvalidError, MalformedError, TooLargeError
+from service.errors import BodyTimeoutError, InvalidError, MalformedError, TooLargeError
+from service.settings import Settings
 
 T = TypeVar("T")
 
 _NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity|nan|inf)\b")
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, settings: Settings) -> bytes:
     """Return the whole body.
 
     Raises
     ------
     TooLargeError
-        It is longer than `limit` bytes; it is not kept in memory then.
+        It is longer than the settings allow; it is not kept in memory then.
+    BodyTimeoutError
+        It does not arrive in time.
     """
+    limit = settings.max_body_bytes
     announced = request.headers.get("content-length", "0")
-    body = bytearray()
-    if not announced.isdecimal() or int(announced) <= limit:
-        async for piece in request.stream():
-            body += piece
-            if len(body) > limit:
-                break
-        else:
-            return bytes(body)
-    raise TooLargeError(f"the body is longer than {limit} bytes")
+    if announced.isdecimal() and int(announced) > limit:
+        raise TooLargeError(f"the body is longer than {limit} bytes")
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            return await _read_body(request, limit)
+    except TimeoutError:
+        raise BodyTimeoutError(f"the body did not arrive within {settings.body_timeout_s:g} s") from None
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    length = 0
+    async for piece in request.stream():
+        pieces.append(piece)
+        length += len(piece)
+        if length > limit:
+            raise TooLargeError(f"the body is longer than {limit} bytes")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -64,10 +78,16 @@ class Line:
     text: bytes | None
 
 
-async def read_lines(request: Request, limit: int) -> AsyncIterator[Line]:
-    """Yield the lines of a body of any length, keeping no more than one piece and one line in memory."""
-    number, pending, too_long = 1, bytearray(), False
-    async for piece in request.stream():
+async def read_lines(request: Request, settings: Settings) -> AsyncIterator[Line]:
+    """Yield the lines of a body of any length, keeping no more than one piece and one line in memory.
+
+    Raises
+    ------
+    BodyTimeoutError
+        The next piece does not arrive in time.
+    """
+    number, pending, too_long, limit = 1, bytearray(), False, settings.max_body_bytes
+    async for piece in _pieces(request, settings.body_timeout_s):
         *ended, rest = piece.split(b"\n")
         for part in ended:
             whole = None if too_long or len(pending) + len(part) > limit else bytes(pending) + part
@@ -80,3 +100,16 @@ async def read_lines(request: Request, limit: int) -> AsyncIterator[Line]:
             pending.clear()
     if pending or too_long:
         yield Line(number, None if too_long else bytes(pending))
+
+
+async def _pieces(request: Request, timeout_s: float) -> AsyncIterator[bytes]:
+    stream = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(timeout_s):
+                piece = await anext(stream, None)
+        except TimeoutError:
+            raise BodyTimeoutError(f"nothing of the body arrived for {timeout_s:g} s") from None
+        if piece is None:
+            return
+        yield piece

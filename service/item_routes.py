@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from contract.codec import CodecError
 from contract.schema import Schema
 from service import item_json, openapi
-from service.auth import require_admin
+from service.auth import require_admin, require_read
 from service.body import decode, read_body, read_lines
 from service.bulk_items import write_lines
 from service.connection import REDIS_ERRORS, or_unavailable
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/items", tags=["items"])
 async def put_item(item_id: PathId, request: Request) -> Response:
     """Add or replace an item; every replica ranks with it within a second."""
     replica: Replica = request.app.state.replica
-    item = decode(await read_body(request, replica.settings.max_body_bytes), item_json.decoder)
+    item = decode(await read_body(request, replica.settings), item_json.decoder)
     if item.item_id not in (None, item_id):
         raise InvalidError(f"is {item.item_id} in the body and {item_id} in the path", "item_id")
     value = item_json.pack_item(item, _features(replica))
@@ -34,7 +34,7 @@ async def put_item(item_id: PathId, request: Request) -> Response:
 async def post_items(request: Request) -> Response:
     """Add or replace any number of items, one line of JSON each; wrong lines are reported, the others stored."""
     replica: Replica = request.app.state.replica
-    lines = read_lines(request, replica.settings.max_body_bytes)
+    lines = read_lines(request, replica.settings)
     result = await write_lines(lines, replica.items, _features(replica))
     return Response(msgspec.json.encode(result), media_type="application/json")
 
@@ -48,7 +48,7 @@ async def accept_loss(request: Request) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/{item_id}", openapi_extra=openapi.answers_item)
+@router.get("/{item_id}", dependencies=[Depends(require_read)], openapi_extra=openapi.answers_item)
 async def get_item(item_id: PathId, request: Request) -> Response:
     """Return an item as it is stored, or as it was last seen while Redis is away."""
     replica: Replica = request.app.state.replica

@@ -1,6 +1,7 @@
 """What the service counts, for Prometheus."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -8,9 +9,13 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from scoring.device import BODY
 from service.board import Board, ProcessCollector
+from service.lineup import Lineup
+from service.rank_metrics import RankMetrics
+from service.observers import Served
+from service.serving import ServingVersion
 
-_LATENCIES = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5)
 _SWAPS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+WRITES = ("events", "histories", "items")
 HOT_ITEM_EVENTS = ("hit", "missed", "admitted", "unread", "evicted")
 
 
@@ -27,14 +32,21 @@ class Metrics:
         self._shared = shared
         self._counted = registry = CollectorRegistry()
         self.requests = Counter("qin_requests", "Requests answered", ["route", "method", "status"], registry=registry)
-        self.rank_seconds = Histogram(
-            "qin_rank_seconds", "Time from a whole rank request to its answer", registry=registry, buckets=_LATENCIES
+        self.rank = RankMetrics(registry, shared)
+        written = Counter(
+            "qin_writes",
+            "What was written for callers: item ids of events, histories put or deleted, items put or deleted",
+            ["what"],
+            registry=registry,
         )
-        self.candidates = Counter("qin_candidates", "Candidates ranked", registry=registry)
-        self.unknown_candidates = Counter(
-            "qin_unknown_candidates", "Candidates that the catalogue lacks", registry=registry
+        self._written = {what: written.labels(what) for what in WRITES}
+        logged = Counter(
+            "qin_request_log_rows",
+            "Rows of the request log: written, dropped for there was too much to do, or failed to be written",
+            ["outcome"],
+            registry=registry,
         )
-        self.degraded = Counter("qin_degraded", "Rank answers without something", ["reason"], registry=registry)
+        self._logged = {outcome: logged.labels(outcome) for outcome in ("written", "dropped", "failed")}
         self.swap_seconds = Histogram(
             "qin_swap_seconds", "Time to make a version ready", registry=registry, buckets=_SWAPS
         )
@@ -47,9 +59,26 @@ class Metrics:
             registry=registry,
         )
         self._hot_items = {event: hot_items.labels(event) for event in HOT_ITEM_EVENTS}
+        shadowed = Counter(
+            "qin_shadow_requests",
+            "Requests of a trial in the shadow: compared, dropped for there was too much to do, or failed",
+            ["event"],
+            registry=registry,
+        )
+        self._shadowed = {event: shadowed.labels(event) for event in ("compared", "dropped", "failed")}
         self._gauges = registry = CollectorRegistry()
+        registry.register(self.rank.scores)
         self._serving = Gauge(
             "qin_serving", "1 for the version that serves", ["model", "version", "provider"], registry=registry
+        )
+        self._trial = Gauge(
+            "qin_trial",
+            "The share of users that the version on trial answers; 0 in the shadow",
+            ["model", "version", "kind"],
+            registry=registry,
+        )
+        self._problem = Gauge(
+            "qin_version_problem", "1 while what is active or on trial cannot be served here", registry=registry
         )
         self._op = Gauge(
             "qin_op",
@@ -62,6 +91,7 @@ class Metrics:
             "Redis, or nodes of it, not asked for histories: no answer",
             registry=registry,
         )
+        self._queued = Gauge("qin_queued_candidates", "Candidates being ranked or waiting for it", registry=registry)
         self._items = Gauge("qin_items", "Items in the mirror", registry=registry)
         self._lag = Gauge(
             "qin_items_lag_seconds", "Since when writes to the catalogue may not be known here", registry=registry
@@ -70,13 +100,42 @@ class Metrics:
             "qin_unknown_tags", "Tags that the serving version dropped, for it does not know them", registry=registry
         )
 
-    def serving(self, model: str, version: str, provider: str, kernels: Mapping[str, str]) -> None:
-        """Note the version that serves from now on, and what runs its fused operations."""
+    def serve(self, lineup: Lineup[ServingVersion]) -> None:
+        """Note the versions that answer from now on, and what runs the fused operations of the one that serves."""
+        scorer, trial = lineup.serving.scorer, lineup.trial
+        model = scorer.bundle.manifest.model
         self._serving.clear()
-        self._serving.labels(model, version, provider).set(1)
+        self._serving.labels(model, lineup.serving.name, scorer.provider).set(1)
         self._op.clear()
-        for op, runs_by in kernels.items():
+        for op, runs_by in scorer.kernels.items():
             self._op.labels(op, "body" if runs_by == BODY else runs_by).set(1)
+        self._trial.clear()
+        if trial is not None:
+            self._trial.labels(model, trial.version, "shadow" if trial.shadow else "canary").set(trial.canary)
+
+    def count_shadowed(self, event: str, num_requests: int) -> None:
+        """Count what becomes of requests in the shadow: `compared`, `dropped` or `failed`."""
+        self._shadowed[event].inc(num_requests)
+
+    def watch_problem(self, problem: Callable[[], str | None]) -> None:
+        """Take from `problem`, whenever the metrics are read, whether something else serves here than should."""
+        self._problem.set_function(lambda: float(problem() is not None))
+
+    def note(self, served: Served) -> None:
+        """Count a request that was answered."""
+        self.rank_seconds.observe(served.call.stages.total)
+        self.candidates.inc(sum(len(ranking.scores) for ranking in served.rankings))
+        self.unknown_candidates.inc(sum(len(ranking.unknown_items) for ranking in served.rankings))
+        for reason in {reason for ranking in served.rankings for reason in ranking.degraded}:
+            self.degraded.labels(reason).inc()
+
+    def count_shed(self, reason: str) -> None:
+        """Count a request that was shed; reasons are those of `service.admission`."""
+        self._shed.labels(reason).inc()
+
+    def watch_queue(self, num_candidates: Callable[[], int]) -> None:
+        """Take from `num_candidates`, whenever the metrics are read, how many are being ranked or wait."""
+        self._queued.set_function(num_candidates)
 
     def count_hot_items(self, event: str, num_items: int) -> None:
         """Count what happens to items where the mirror has a capacity; the events are `HOT_ITEM_EVENTS`."""
@@ -102,11 +161,27 @@ class Metrics:
         """Take from `num_open`, whenever the metrics are read, how many places of histories are not asked."""
         self._history_breakers.set_function(num_open)
 
+    def count_written(self, what: str, number: int = 1) -> None:
+        """Count what was written; see `WRITES`."""
+        self._written[what].inc(number)
+
+    def count_logged(self, outcome: str, num_rows: int) -> None:
+        """Count rows of the request log: `written`, `dropped` or `failed`."""
+        self._logged[outcome].inc(num_rows)
+
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format; counters are those of all processes together."""
+        return self.counted_text() + generate_latest(self._gauges)
+
+    async def read_text(self) -> bytes:
+        """Return `text`, most of it made beside the event loop: files of many processes take their time."""
+        return await asyncio.to_thread(self.counted_text) + generate_latest(self._gauges)
+
+    def counted_text(self) -> bytes:
+        """Return what all processes count together."""
         counted = self._counted
         if self._shared is not None:
             counted = CollectorRegistry()
             self._shared.mkdir(exist_ok=True)  # whatever clears temporary folders may have been there
             MultiProcessCollector(counted, str(self._shared))  # type: ignore[no-untyped-call]
-        return generate_latest(counted) + generate_latest(self._gauges)
+        return generate_latest(counted)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,19 +12,27 @@ from scoring.errors import DeviceError
 from scoring.memory import Zeros, private_zeros
 from service import connection
 from service.active import ActiveVersion
+from service.admission import Admission
 from service.audience import Audience
-from service.auth import AdminGate
+from service.auth import AccessGate
 from service.embedded import EmbeddedValkey
 from service.errors import RedisAbsentError, StartError
+from service.fleet import Fleet, report_of
+from service.gate import PromotionGate
 from service.hot_set import HotSet
+from service.identity import Identity
 from service.items import Items
 from service.loader import Loader, LoadOptions
 from service.metrics import Metrics
 from service.mirror import Mirror
+from service.observers import Observers
 from service.ranker import Ranker
+from service.recent import RecentRequests
 from service.registry import Registry
 from service.serving import Catalogue, HotItems, Versions
-from service.settings import Settings, read_admin_key
+from service.settings import Settings
+from service.swapper import Swapper
+from service.trials import Trials, open_trials
 from service.users import Histories
 
 
@@ -35,13 +44,16 @@ class Replica:
     """
 
     settings: Settings
-    gate: AdminGate
+    gate: AccessGate
     items: Items
     histories: Histories
     mirror: Catalogue
     registry: Versions
     ranker: Ranker
     metrics: Metrics
+    trials: Trials
+    admission: Admission
+    observers: Observers
     last_seen: Callable[[int], Awaitable[bytes | None]]
     stopping: bool = False
 
@@ -61,7 +73,7 @@ async def open_replica(settings: Settings) -> AsyncIterator[Replica]:
         It cannot start; the message says why in one line.
     """
     async with contextlib.AsyncExitStack() as stack:
-        gate = AdminGate(read_admin_key(settings), settings.on_loopback)
+        gate = AccessGate.of(settings)
         url = await _redis_url(settings, stack)
         redis = await connected(url, settings.redis_timeout_s, stack)
         metrics = Metrics()
@@ -104,20 +116,25 @@ async def open_catalogue(
     mirror = Mirror(await connected(url, settings.redis_timeout_s + 1, stack), settings.mirror_capacity)
     loader = Loader(load_options(settings, zeros), mirror)
     stack.callback(loader.close)
+    recent = RecentRequests(redis, settings.model, settings.gate_requests)
+    gate = PromotionGate(recent, settings.gate_max_auc_drop, settings.gate_max_psi)
+    stack.callback(gate.close)
     active = ActiveVersion(redis, settings.model)
-    registry = Registry(settings.store / settings.model, loader, active, metrics, audience)
+    registry = Registry(settings.store / settings.model, Swapper(loader, metrics, audience), active, gate)
     stack.push_async_callback(registry.close)
     with _or_no_start(url):
         await mirror.load()
         await registry.start()
     stack.push_async_callback(cancel, asyncio.create_task(mirror.follow()))
     stack.push_async_callback(cancel, asyncio.create_task(registry.follow(settings.follow_interval_s)))
+    report = functools.partial(report_of, Identity(), registry)
+    stack.push_async_callback(cancel, asyncio.create_task(Fleet(redis, settings.model).keep_reporting(report)))
     return mirror, registry
 
 
 def assemble(
     settings: Settings,
-    gate: AdminGate,
+    gate: AccessGate,
     redis: Redis,
     mirror: Catalogue,
     registry: Versions,
@@ -131,11 +148,37 @@ def assemble(
     metrics.count_unknown_tags(lambda: registry.serving.rows.num_unknown_tags)
     length = max(settings.stored_history_length, registry.serving.scorer.features.history_length)
     histories = Histories(redis, length)
-    ranker = Ranker(registry, histories, mirror, settings.history_timeout_ms, settings.max_item_lag_ms, hot_set)
+    ranker = Ranker(
+        registry,
+        histories,
+        mirror,
+        settings.history_timeout_ms,
+        settings.max_item_lag_ms,
+        hot_set,
+        settings.batch_candidates,
+    )
     stack.push_async_callback(ranker.aclose)
     metrics.measure_lag(ranker.lag_s)
     metrics.watch_histories(lambda: ranker.history_reader.num_open)
-    return Replica(settings, gate, Items(redis), histories, mirror, registry, ranker, metrics, last_seen)
+    admission = Admission(settings.max_queued_candidates, settings.max_queue_ms, metrics.count_shed)
+    metrics.watch_queue(lambda: admission.num_candidates)
+    observers = Observers()
+    observers.add(metrics.note)
+    trials = open_trials(settings, redis, registry, metrics, observers, stack)
+    return Replica(
+        settings,
+        gate,
+        Items(redis),
+        histories,
+        mirror,
+        registry,
+        ranker,
+        metrics,
+        trials,
+        admission,
+        observers,
+        last_seen,
+    )
 
 
 def load_options(settings: Settings, zeros: Zeros = private_zeros) -> LoadOptions:

@@ -39,10 +39,22 @@ class Settings(BaseSettings):
     require_kernels: bool = Field(default=False, description="serve no version whose ranker runs unfused")
     admin_key: SecretStr | None = None
     admin_key_file: Path | None = None
+    read_key: SecretStr | None = Field(default=None, description="needed to rank and to read, where one is set")
+    read_key_file: Path | None = None
 
     max_candidates: int = Field(default=4096, ge=1, description="of one request body")
     max_users: int = Field(default=256, ge=1, description="of one request body")
     max_body_bytes: int = Field(default=2**20, ge=1024, description="of a body, or of a line in bulk")
+    max_item_ids: int = Field(default=10_000, ge=1, description="of a history or of events in one request")
+    body_timeout_s: float = Field(
+        default=5, gt=0, description="for a whole body to arrive, or for the next piece of one in bulk"
+    )
+    max_queued_candidates: int = Field(default=65_536, ge=1, description="being ranked or waiting for it at once")
+    max_queue_ms: float = Field(default=50, gt=0, description="expected wait from which on requests are shed")
+    deadline_ms: float | None = Field(default=None, gt=0, description="of every ranking; requests may set less")
+    batch_candidates: int = Field(
+        default=0, ge=0, description="of requests that wait at once to be scored together; 0 scores each alone"
+    )
     history_timeout_ms: float = Field(default=20, gt=0, description="how long a rank waits for a history")
     mirror_capacity: int | None = Field(default=None, ge=2, description="items held in memory; none holds all")
     item_timeout_ms: float = Field(
@@ -56,6 +68,15 @@ class Settings(BaseSettings):
     )
     redis_timeout_s: float = Field(default=2, gt=0)
     follow_interval_s: float = Field(default=0.5, gt=0, description="how often the active version is looked up")
+    gate_requests: int = Field(
+        default=256, ge=0, description="recent requests kept in Redis, to compare a new version by; 0: none"
+    )
+    gate_max_auc_drop: float = Field(
+        default=0.005, ge=0, description="how far a promoted version's AUC may lie below the serving version's"
+    )
+    gate_max_psi: float = Field(
+        default=0.25, ge=0, description="how far its scores' distribution may lie from the serving version's"
+    )
     shutdown_grace_s: float = Field(default=10, ge=0, description="how long requests in flight may take to end")
 
     @field_validator("model")
@@ -112,17 +133,26 @@ def read_admin_key(settings: Settings) -> bytes | None:
     SettingsError
         The key is empty, its file cannot be read, or both are given.
     """
-    if settings.admin_key is not None and settings.admin_key_file is not None:
-        raise SettingsError("setting admin_key: give the key or its file, not both")
-    if settings.admin_key_file is not None:
+    return _read_key("admin_key", settings.admin_key, settings.admin_key_file)
+
+
+def read_read_key(settings: Settings) -> bytes | None:
+    """Return the key for ranking and reading; see `read_admin_key`."""
+    return _read_key("read_key", settings.read_key, settings.read_key_file)
+
+
+def _read_key(name: str, given: SecretStr | None, file: Path | None) -> bytes | None:
+    if given is not None and file is not None:
+        raise SettingsError(f"setting {name}: give the key or its file, not both")
+    if file is not None:
         try:
-            key = settings.admin_key_file.read_text()
+            key = file.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"setting admin_key_file: {settings.admin_key_file} cannot be read") from error
-    elif settings.admin_key is not None:
-        key = settings.admin_key.get_secret_value()
+            raise SettingsError(f"setting {name}_file: {file} cannot be read") from error
+    elif given is not None:
+        key = given.get_secret_value()
     else:
         return None
     if not key.strip():
-        raise SettingsError("setting admin_key: the key is empty")
+        raise SettingsError(f"setting {name}: the key is empty")
     return key.strip().encode()

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from contract import wire
 from contract.codec import unpack_history
 from service import openapi
-from service.auth import require_admin
+from service.auth import require_admin, require_read
 from service.body import decode, read_body
 from service.connection import or_unavailable
+from service.errors import TooLargeError
 from service.path_ids import PathId
 from service.replica import Replica
 
@@ -34,7 +35,7 @@ async def append_events(user_id: PathId, request: Request, idempotency_key: Idem
     return Response(status_code=204)
 
 
-@router.get("/history", openapi_extra=openapi.answers_item_ids)
+@router.get("/history", dependencies=[Depends(require_read)], openapi_extra=openapi.answers_item_ids)
 async def get_history(user_id: PathId, request: Request) -> Response:
     """Return a user's stored history, oldest first; that of an unknown user is empty."""
     replica: Replica = request.app.state.replica
@@ -66,5 +67,10 @@ async def delete_history(user_id: PathId, request: Request) -> Response:
 
 async def _read(request: Request) -> tuple[Replica, list[int]]:
     replica: Replica = request.app.state.replica
-    body = await read_body(request, replica.settings.max_body_bytes)
-    return replica, decode(body, _ITEM_IDS).item_ids
+    body = await read_body(request, replica.settings)
+    item_ids = decode(body, _ITEM_IDS).item_ids
+    if len(item_ids) > replica.settings.max_item_ids:
+        raise TooLargeError(
+            f"{len(item_ids)} items where at most {replica.settings.max_item_ids} are allowed", "item_ids"
+        )
+    return replica, item_ids

@@ -5,13 +5,12 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from service.auth import AdminGate
+from service.auth import AccessGate
 from service.family import Family
 from service.follower import Follower
 from service.mapped import MappedCatalogue
 from service.metrics import Metrics
 from service.replica import Replica, assemble, cancel, connected, load_options
-from service.settings import read_admin_key
 
 
 @contextlib.asynccontextmanager
@@ -25,7 +24,7 @@ async def open_worker(family: Family) -> AsyncIterator[Replica]:
     """
     settings, board = family.settings, family.board
     async with contextlib.AsyncExitStack() as stack:
-        gate = AdminGate(read_admin_key(settings), settings.on_loopback)
+        gate = AccessGate.of(settings)
         redis = await connected(family.url, settings.redis_timeout_s, stack)
         metrics = Metrics(family.counters)
         metrics.count_processes(board)

@@ -1,0 +1,145 @@
+"""Who may rank now: a bounded queue by candidates, and nobody who would only wait for a time-out."""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+
+from service.call import Call
+from service.errors import DeadlineError, OverloadedError
+
+_WATCH_S = 0.01
+_WEIGHT = 0.1
+"""Of the newest measurement in a moving average."""
+
+Count = Callable[[str], None]
+"""Told why a request was shed: too many "candidates" before it, too long a "wait", too long for its "deadline"; or
+that its deadline passed while it waited: "expired"."""
+
+
+class Costs:
+    """What scoring costs, learnt from what it cost: a moving average for each power of two of candidates."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def of(self, num_candidates: int) -> float:
+        """Return the seconds that so many candidates will take; 0 before any were scored."""
+        size = num_candidates.bit_length()
+        if size in self._seconds:
+            return self._seconds[size]
+        if not self._seconds:
+            return 0.0
+        nearest = min(self._seconds, key=lambda known: abs(known - size))
+        return self._seconds[nearest] * 2.0 ** (size - nearest)
+
+    def learn(self, num_candidates: int, seconds: float) -> None:
+        """Note what so many candidates took."""
+        size = num_candidates.bit_length()
+        before = self._seconds.get(size, seconds)
+        self._seconds[size] = before + _WEIGHT * (seconds - before)
+
+
+class Admission:
+    """Bounds what waits to be ranked, in candidates and in expected time, of one event loop.
+
+    Parameters
+    ----------
+    most_candidates
+        How many may be under way at once, whatever number of requests they came in; a request alone always passes.
+    longest_wait_ms
+        Of those that wait, how long the last may have to wait by what scoring took lately.
+    count
+        Is told of every request that is shed.
+    """
+
+    def __init__(self, most_candidates: int, longest_wait_ms: float, count: Count) -> None:
+        self.costs = Costs()
+        self.num_candidates = 0
+        self._most_candidates, self._longest_wait_s, self._count = most_candidates, longest_wait_ms / 1000, count
+        self._backlog_s = 0.0
+        self._lag = _LoopLag()
+
+    @property
+    def expected_wait_s(self) -> float:
+        """How long a request that comes now waits before it is scored, as far as that can be told."""
+        return max(0.0, self._backlog_s) + self._lag.seconds
+
+    @contextlib.contextmanager
+    def admit(self, num_candidates: int, call: Call) -> Iterator[None]:
+        """Let a request pass while the block runs.
+
+        Raises
+        ------
+        OverloadedError
+            It would wait for too long; nothing is done then.
+        DeadlineError
+            Its deadline passed already.
+        """
+        self._check(num_candidates, call)
+        cost_s = self.costs.of(num_candidates)
+        self.num_candidates += num_candidates
+        self._backlog_s += cost_s
+        self._lag.watch()
+        try:
+            yield
+        except DeadlineError:
+            self._count("expired")
+            raise
+        finally:
+            self.num_candidates -= num_candidates
+            self._backlog_s = self._backlog_s - cost_s if self.num_candidates else 0.0
+
+    def check_wait(self) -> None:
+        """Raise OverloadedError if a request of any size would wait for too long: before its body is even decoded."""
+        if self.expected_wait_s > self._longest_wait_s:
+            self._shed("wait", f"requests wait for {self.expected_wait_s * 1000:.0f} ms")
+
+    def _check(self, num_candidates: int, call: Call) -> None:
+        if self.num_candidates and self.num_candidates + num_candidates > self._most_candidates:
+            self._shed("candidates", f"{self.num_candidates} candidates are being ranked")
+        self.check_wait()
+        if call.deadline_s < math.inf:
+            now_s = time.monotonic()
+            if now_s > call.deadline_s:
+                self._count("expired")
+                raise DeadlineError("the deadline passed before the candidates could be ranked")
+            if self._backlog_s and now_s + self.expected_wait_s + self.costs.of(num_candidates) > call.deadline_s:
+                self._shed(
+                    "deadline", f"the deadline is nearer than the {self.expected_wait_s * 1000:.0f} ms of wait"
+                )
+
+    def _shed(self, reason: str, detail: str) -> None:
+        self._count(reason)
+        raise OverloadedError(f"{detail}; try again later")
+
+
+class _LoopLag:
+    """How late the event loop runs what is due: what waits in it, or in sockets, is in no queue to be seen."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due_s: float | None = None
+        self._seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """As measured last, or by how much a measurement is overdue."""
+        if self._due_s is None:
+            return 0.0
+        return max(self._seconds, self._loop.time() - self._due_s)
+
+    def watch(self) -> None:
+        """Measure once more; does nothing while a measurement is under way."""
+        if self._due_s is None:
+            self._due_s = self._loop.time() + _WATCH_S
+            self._loop.call_at(self._due_s, self._measure)
+
+    def _measure(self) -> None:
+        assert self._due_s is not None
+        # Timers count whole milliseconds.
+        self._seconds = max(0.0, self._loop.time() - self._due_s - 0.001)
+        self._due_s = None
+        if self._seconds > 0:
+            self.watch()
