@@ -33,6 +33,7 @@ DataDir = Annotated[
 ]
 Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="QIN_URL")]
 AdminKey = Annotated[str | None, typer.Option(help="Admin key, if the service has one.", envvar="QIN_ADMIN_KEY")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -343,35 +344,58 @@ def rank(
 
 
 @app.command(epilog="Example: `qin models --url http://127.0.0.1:8000`")
-def models(url: Url = DEFAULT_URL, model: Model = "qin", key: AdminKey = None) -> None:
-    """List the versions that a service can serve."""
+def models(url: Url = DEFAULT_URL, model: Model = "qin", key: AdminKey = None, as_json: AsJson = False) -> None:
+    """List the versions that a service can serve, and what each replica serves."""
     from contract.client import Client
+    from service import model_tables
 
     with Client(url, key) as client:
-        _print_json(client.model(model))
+        info = client.model(model)
+    _show(info, model_tables.model(info), as_json)
 
 
-@app.command(epilog="Example: `qin promote 20260101T120000000Z-0123abcd`")
+@app.command(epilog="Example: `qin promote 20260101T120000000Z-0123abcd --canary 0.05`")
 def promote(
     version: Annotated[str, typer.Argument(help="As `qin models` lists it.")],
+    canary: Annotated[
+        float | None, typer.Option(help="Only for this share of the users, the same ones all the time.")
+    ] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Only compare it: it answers nobody.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Whatever the gate says.")] = False,
     model: Model = "qin",
     url: Url = DEFAULT_URL,
     key: AdminKey = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Make a version the one that is served."""
+    """Make a version the one that is served, or put it on trial."""
     from contract.client import Client
+    from service import model_tables
 
     with Client(url, key) as client:
-        _print_json(client.promote(version, model).models[0])
+        promoted = client.promote(version, model, canary=canary, shadow=shadow, force=force)
+    _show(promoted, model_tables.promotion(promoted, model), as_json)
+
+
+@app.command(epilog="Example: `qin trial`")
+def trial(url: Url = DEFAULT_URL, model: Model = "qin", key: AdminKey = None, as_json: AsJson = False) -> None:
+    """Show the version that is on trial and, in the shadow, how it compares."""
+    from contract.client import Client
+    from service import model_tables
+
+    with Client(url, key) as client:
+        report = client.trial(model)
+    _show(report, model_tables.trial(report), as_json)
 
 
 @app.command(epilog="Example: `qin rollback`")
-def rollback(model: Model = "qin", url: Url = DEFAULT_URL, key: AdminKey = None) -> None:
-    """Go back to the version that was served before."""
+def rollback(url: Url = DEFAULT_URL, model: Model = "qin", key: AdminKey = None, as_json: AsJson = False) -> None:
+    """End the trial that is under way, or go back to the version that was served before."""
     from contract.client import Client
+    from service import model_tables
 
     with Client(url, key) as client:
-        _print_json(client.rollback(model).models[0])
+        rolled_back = client.rollback(model)
+    _show(rolled_back, model_tables.promotion(rolled_back, model), as_json)
 
 
 @app.command(epilog="Example: `qin accept-loss`")
@@ -384,12 +408,91 @@ def accept_loss(url: Url = DEFAULT_URL, key: AdminKey = None) -> None:
     out.print("every replica forgets what Redis lost, within a second")
 
 
+@app.command(epilog="Example: `qin loadtest --rate 200 --duration 30 --slo p99=10ms,errors=0 --report report`")
+def loadtest(
+    url: Url = DEFAULT_URL,
+    scenario: Annotated[
+        str, typer.Option(help="steady, ramp, burst, swaps, items, hot-user, redis-stall or overload.")
+    ] = "steady",
+    rate: Annotated[float, typer.Option(help="Requests a second.")] = 50,
+    duration: Annotated[float, typer.Option(help="Seconds that are measured; of a ramp, those of each step.")] = 30,
+    warmup: Annotated[float, typer.Option(help="Seconds before them, at the same rate.")] = 2,
+    candidates: Annotated[str, typer.Option(help="A request's; or a mix with weights: 10:5,100:4,1000:1.")] = "100",
+    slo: Annotated[
+        str, typer.Option(help="Such as p99=10ms,errors=0.1%; no errors, and none shed, where nothing is said.")
+    ] = "",
+    report_dir: Annotated[Path | None, typer.Option("--report", help="Folder of report.html, report.json.")] = None,
+    key: AdminKey = None,
+    model: Model = "qin",
+    items: Annotated[Path | None, typer.Option(help="An item_info.parquet to take ids from.")] = None,
+    clicks: Annotated[list[Path] | None, typer.Option(help="Clicks to take users and popularity from.")] = None,
+    users: Annotated[str, typer.Option(help="Their ids, where there are no clicks.")] = "1-10000",
+    item_ids: Annotated[str | None, typer.Option(help="Without --items; by default as many as are served.")] = None,
+    zipf: Annotated[float, typer.Option(help="Exponent of popularity; 0: all alike.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same load again.")] = 1,
+    spacing: Annotated[Literal["poisson", "even"], typer.Option(help="Of the moments of sending.")] = "poisson",
+    processes: Annotated[int, typer.Option(help="That send.")] = 2,
+    connections: Annotated[int, typer.Option(help="At most so many.")] = 512,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 5,
+    redis: Annotated[str | None, typer.Option(help="redis-stall: URL of the node to stall.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="redis-stall: folder of an embedded Valkey.")] = None,
+    burst: Annotated[float, typer.Option(help="burst: times the mean rate.")] = 5,
+    overload: Annotated[float, typer.Option(help="overload: times saturation.")] = 3,
+    pause: Annotated[float, typer.Option(help="swaps: seconds between two.")] = 2,
+    stall: Annotated[float, typer.Option(help="redis-stall: seconds.")] = 1,
+    writes: Annotated[float, typer.Option(help="items: changed in a second.")] = 20,
+    hot_share: Annotated[float, typer.Option(help="hot-user: share of the requests.")] = 0.5,
+) -> None:
+    """Load a service in an open loop; status 1 where the SLO breaks, 2 where nothing could be measured."""
+    from loadtest.command import run
+    from loadtest.options import make_options
+
+    options = make_options(
+        url=url,
+        scenario=scenario,
+        rate=rate,
+        duration_s=duration,
+        warmup_s=warmup,
+        candidates=candidates,
+        slo=slo,
+        report=report_dir,
+        key=key,
+        model=model,
+        items=items,
+        clicks=tuple(clicks or ()),
+        users=users,
+        item_ids=item_ids,
+        zipf=zipf,
+        seed=seed,
+        spacing=spacing,
+        processes=processes,
+        connections=connections,
+        timeout_s=timeout,
+        redis_url=redis,
+        data_dir=data_dir,
+        burst=burst,
+        overload=overload,
+        pause_s=pause,
+        stall_s=stall,
+        writes_per_s=writes,
+        hot_share=hot_share,
+    )
+    sys.exit(run(options, out, err))
+
+
 @app.command(epilog="Example: `qin demo`")
 def demo() -> None:
     """Train, serve, rank and swap on generated data, in under three minutes."""
     from demo.story import run
 
     sys.exit(run(out))
+
+
+def _show(answer: object, table: object, as_json: bool) -> None:
+    if as_json:
+        _print_json(answer)
+    else:
+        out.print(table, highlight=False)
 
 
 def _print_json(answer: object) -> None:
@@ -399,21 +502,21 @@ def _print_json(answer: object) -> None:
 
 
 def main() -> None:
-    """Run the command line; an expected failure is one readable line and exit code 1."""
+    """Run the command line; an expected failure is one readable line and exit code 1, of a load test 2."""
     try:
         app()
     except Exception as error:
         if not _expected(error):
             raise
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_status", 1))
 
 
 def _expected(error: Exception) -> bool:
     """Tell errors whose message is for the user, the rooms' own and the system's, from faults of the program."""
     if isinstance(error, OSError):
         return True
-    rooms = ("contract", "kernels", "preparation", "training", "export", "scoring", "service", "demo")
+    rooms = ("contract", "kernels", "preparation", "training", "export", "scoring", "service", "demo", "loadtest")
     return any(base.__module__.split(".")[0] in rooms for base in type(error).__mro__)
 
 

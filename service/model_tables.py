@@ -1,0 +1,132 @@
+"""Models, promotions and trials as a terminal shows them."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from contract.wire import (
+    GateResult,
+    ModelInfo,
+    Models,
+    ReplicaInfo,
+    ScoreSummary,
+    ShadowReport,
+    TrialInfo,
+    TrialReport,
+)
+
+
+def model(info: ModelInfo) -> RenderableType:
+    """Return the versions of a model, what is done with each, and what every replica does."""
+    parts: list[RenderableType] = [_versions(info)]
+    if info.trial is not None and info.trial.version not in {version.version for version in info.versions}:
+        parts.append(f"on trial: {info.trial.version}, which the store of this replica lacks")
+    if info.problem:
+        parts.append(f"[bold red]problem:[/] {escape(info.problem)}")
+    if info.replicas:
+        parts.append(_replicas(info.replicas))
+    return Group(*parts)
+
+
+def promotion(models: Models, name: str) -> RenderableType:
+    """Return what the gate found, and the model afterwards."""
+    parts: list[RenderableType] = [] if models.gate is None else [_gate(models.gate)]
+    return Group(*parts, *(model(info) for info in models.models if info.name == name))
+
+
+def trial(report: TrialReport) -> RenderableType:
+    """Return a trial and what its shadow saw."""
+    parts: list[RenderableType] = [
+        f"{escape(report.model)}: {report.active} is active, {report.trial.version} is {_how(report.trial)}"
+    ]
+    if report.shadow is not None:
+        parts.append(_shadow(report.shadow))
+    return Group(*parts, _replicas(report.replicas))
+
+
+def _versions(info: ModelInfo) -> Table:
+    table = Table("version", "created", "AUC", "log loss", "precision", "", title=f"{info.name} on {info.provider}")
+    for version in info.versions:
+        roles = [
+            role
+            for role, name in (("active", info.active), ("serves here", info.serving), ("previous", info.previous))
+            if name == version.version
+        ]
+        if info.trial is not None and info.trial.version == version.version:
+            roles.append(_how(info.trial))
+        table.add_row(
+            version.version,
+            version.created[:19],
+            _number(version.auc, 4),
+            _number(version.log_loss, 4),
+            version.precision,
+            ", ".join(roles),
+        )
+    return table
+
+
+def _how(trial: TrialInfo) -> str:
+    return "on trial in the shadow" if trial.shadow else f"on trial for {trial.canary or 0:.2%} of the users"
+
+
+def _replicas(replicas: Sequence[ReplicaInfo]) -> Table:
+    table = Table("replica", "state", "serves", "on trial", "said", "problem", title="replicas")
+    for replica in replicas:
+        style = {"failed": "red", "loading": "yellow"}.get(replica.state, "")
+        said = f"{replica.age_s:.0f} s ago"
+        table.add_row(
+            replica.id,
+            replica.state,
+            replica.version,
+            replica.trial or "",
+            said,
+            escape(replica.problem or ""),
+            style=style,
+        )
+    return table
+
+
+def _gate(gate: GateResult) -> RenderableType:
+    verdict = "passed" if gate.passed else "forced" if gate.forced else "held back"
+    lines = [
+        f"gate: {verdict}; AUC {_number(gate.auc, 4)} against {_number(gate.serving_auc, 4)}, "
+        f"PSI {_number(gate.psi, 3)} of {gate.num_scores} scores in {gate.num_requests} recent requests"
+    ]
+    lines += [f"  against it: {escape(reason)}" for reason in gate.reasons]
+    lines += [f"  passed over: {escape(reason)}" for reason in gate.passed_over]
+    return "\n".join(lines)
+
+
+def _shadow(seen: ShadowReport) -> RenderableType:
+    if not seen.requests:
+        return f"nothing compared yet; {seen.dropped} requests dropped, {seen.failed} failed"
+    agreement = Table("requests", "candidates", "dropped", "failed", "same first", "top 10 shared", title="agreement")
+    agreement.add_row(
+        *(str(number) for number in (seen.requests, seen.candidates, seen.dropped, seen.failed)),
+        f"{seen.same_top_1:.1%}",
+        f"{seen.top_10_overlap:.1%}",
+    )
+    difference = Table("mean", "largest", "correlation", title="difference of scores")
+    difference.add_row(
+        _number(seen.mean_difference, 5), _number(seen.max_difference, 5), _number(seen.correlation, 4)
+    )
+    return Group(agreement, difference, _scores(seen))
+
+
+def _scores(seen: ShadowReport) -> Table:
+    names = list(seen.serving.quantiles)
+    table = Table("scores", "mean", *names, "ms a request", title=f"scores; times of {seen.num_timed} requests")
+
+    def row(name: str, summary: ScoreSummary, time_ms: float | None) -> None:
+        quantiles = (_number(summary.quantiles.get(name), 4) for name in names)
+        table.add_row(name, _number(summary.mean, 4), *quantiles, _number(time_ms, 2))
+
+    row("serving", seen.serving, seen.serving_ms)
+    row("on trial", seen.trial, seen.trial_ms)
+    return table
+
+
+def _number(value: float | None, num_digits: int) -> str:
+    return "-" if value is None else f"{value:.{num_digits}f}"
