@@ -1,6 +1,6 @@
 """Requests and responses of the Open Inference Protocol (V2), with Triton's extensions for binary tensors and models.
 
-Fields that this service makes no use of, `sequence_id` for instance, are left out here and ignored where they are sent.
+Fields that this service makes no use of, such as `sequence_id`, are left out here and ignored where they are sent.
 """
 
 from typing import Annotated, Literal
@@ -83,7 +83,7 @@ class OutputTensor(msgspec.Struct, frozen=True, omit_defaults=True):
     datatype: str
     shape: list[Size]
     parameters: BinarySize | None = None
-    data: list[float] | list[bool] | list[str] | None = None
+    data: list[float | bool | str] | None = None
 
 
 class InferResponse(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -162,17 +162,37 @@ class IndexEntry(msgspec.Struct, frozen=True):
     reason: str
 
 
-class RepositoryParameters(msgspec.Struct, frozen=True):
+class RepositoryParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Which version is meant: named here, or by a Triton `config` with a version policy of one specific version."""
 
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
     config: str | None = None
+    unload_dependents: bool | None = None
 
 
 class RepositoryRequest(msgspec.Struct, frozen=True):
     """A model to load or to unload."""
 
     parameters: RepositoryParameters | None = None
+
+
+class SpecificVersions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The one version that is meant; Triton's are numbers."""
+
+    versions: Annotated[list[str | int], msgspec.Meta(min_length=1, max_length=1)]
+
+
+class VersionPolicy(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Which versions to load."""
+
+    specific: SpecificVersions
+
+
+class TritonConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """As much of a model configuration of Triton as can be followed here."""
+
+    version_policy: VersionPolicy
+    name: str | None = None
 
 
 class DurationStatistic(msgspec.Struct, frozen=True):

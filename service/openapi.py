@@ -5,33 +5,16 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from contract import wire
-
-_TEMPLATE = "#/components/schemas/{name}"
-
-Extra = dict[str, Any]
+from contract import inference, wire
+from service import v2_openapi
+from service.described import TEMPLATE, errors
+from service.described import answer as _answer
+from service.described import body as _body
+from service.statuses import errors_of
 
 _RANK = {"user_id": 42, "candidates": [7, 9, 11]}
 _RANKING = {"model": "qin", "version": "v1", "scores": [0.31, 0.02, 0.5], "unknown_items": [], "degraded": []}
 _ITEM = {"item_id": 7, "tags": [3, 11], "embedding": [0.25, -1.5], "likes_level": 5, "views_level": 6}
-
-
-def _reference(*types: type) -> Extra:
-    references = [{"$ref": _TEMPLATE.format(name=type_.__name__)} for type_ in types]
-    return references[0] if len(references) == 1 else {"anyOf": references}
-
-
-def _body(*types: type, media_type: str = "application/json", **examples: Any) -> Extra:
-    named = {name: {"value": value} for name, value in examples.items()}
-    return {
-        "requestBody": {"required": True, "content": {media_type: {"schema": _reference(*types), "examples": named}}}
-    }
-
-
-def _answer(*types: type, **examples: Any) -> Extra:
-    named = {name: {"value": value} for name, value in examples.items()}
-    content = {"application/json": {"schema": _reference(*types), "examples": named}}
-    return {"responses": {"200": {"description": "OK", "content": content}}}
 
 
 rank = _body(
@@ -56,29 +39,46 @@ item_lines = _body(wire.Item, media_type="application/x-ndjson") | _answer(
     wire.BulkResult, one_wrong={"written": 2, "failed": 1, "errors": [{"line": 3, "detail": "an id is needed"}]}
 )
 answers_models = _answer(wire.Models)
-promotion = _body(wire.Promotion, version={"version": "v1"}) | answers_models
+answers_trial = _answer(wire.TrialReport)
+promotion = (
+    _body(
+        wire.Promotion,
+        version={"version": "v1"},
+        some_users={"version": "v1", "canary": 0.05},
+        compared={"version": "v1", "shadow": True},
+    )
+    | answers_models
+)
 
 
 def describe(app: FastAPI) -> None:
-    """Make the app's OpenAPI document know the wire types, and problems as the shape of every error."""
+    """Make the app's OpenAPI document know the wire types, and every error with the shape that it has."""
     generate = app.openapi
     _, schemas = msgspec.json.schema_components(
         [
             wire.RankRequest, wire.RankManyRequest, wire.Ranking, wire.Rankings, wire.ItemIds, wire.Item,
-            wire.BulkResult, wire.Promotion, wire.Models, wire.Problem,
+            wire.BulkResult, wire.Promotion, wire.Models, wire.TrialReport, wire.Problem, *v2_openapi.TYPES,
         ],
-        ref_template=_TEMPLATE,
+        ref_template=TEMPLATE,
     )  # fmt: skip
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
-            problem = {"application/problem+json": {"schema": _reference(wire.Problem)}}
-            for path, methods in document["paths"].items():
-                for operation in methods.values() if path.startswith("/v1") else ():
-                    operation["responses"].pop("422", None)
-                    operation["responses"]["default"] = {"description": "Any error", "content": problem}
+            document["components"]["schemas"] = schemas
+            for path, operations in document["paths"].items():
+                for method, operation in operations.items():
+                    _describe_errors(path, method, operation)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_errors(path: str, method: str, operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    responses.pop("422", None)
+    statuses = errors_of(path, method, operation) - {int(status) for status in responses}
+    if path.startswith("/v1/"):
+        responses |= errors(statuses, wire.Problem, "application/problem+json")
+    else:
+        responses |= errors(statuses, inference.InferError, "application/json")
