@@ -1,0 +1,1 @@
+"""Load tests: requests sent on time whatever the service does, scenarios, and a report of what came of them."""
