@@ -52,12 +52,21 @@ class Admission:
         Of those that wait, how long the last may have to wait by what scoring took lately.
     count
         Is told of every request that is shed.
+    watch
+        Is told how many candidates are under way, whenever that changes.
     """
 
-    def __init__(self, most_candidates: int, longest_wait_ms: float, count: Count) -> None:
+    def __init__(
+        self,
+        most_candidates: int,
+        longest_wait_ms: float,
+        count: Count,
+        watch: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.costs = Costs()
         self.num_candidates = 0
         self._most_candidates, self._longest_wait_s, self._count = most_candidates, longest_wait_ms / 1000, count
+        self._watch = watch
         self._backlog_s = 0.0
         self._lag = _LoopLag()
 
@@ -80,6 +89,7 @@ class Admission:
         self._check(num_candidates, call)
         cost_s = self.costs.of(num_candidates)
         self.num_candidates += num_candidates
+        self._watch(self.num_candidates)
         self._backlog_s += cost_s
         self._lag.watch()
         try:
@@ -89,6 +99,7 @@ class Admission:
             raise
         finally:
             self.num_candidates -= num_candidates
+            self._watch(self.num_candidates)
             self._backlog_s = self._backlog_s - cost_s if self.num_candidates else 0.0
 
     def check_wait(self) -> None:

@@ -19,6 +19,10 @@ from service.filelock import FileLock
 _PREFIX = "qin-metrics-"
 _UNNAMED_PREFIX = "qin-new-metrics-"
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_LIVE = "live"
+"""How modes of gauges begin that are of running processes alone: see `multiprocess_mode` of prometheus_client."""
+
+_process = ""
 
 
 @contextmanager
@@ -42,12 +46,15 @@ def shared_folder() -> Iterator[Path]:
 def count_in(folder: Path, process: str) -> None:
     """Let all counters and histograms that this process makes from now on count in a folder.
 
-    `process` names it among those that run at the same time. Gauges stay in the process.
+    `process` names it among those that run at the same time. Gauges stay in the process, but for those whose
+    `multiprocess_mode` says that they are added up.
     """
+    global _process
+    _process = process
     in_file = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
 
     def value(kind: str, *arguments: Any, **options: Any) -> Any:
-        if kind == "gauge":
+        if kind == "gauge" and not options.get("multiprocess_mode", "").startswith(_LIVE):
             return values.MutexValue(kind, *arguments, **options)  # type: ignore[no-untyped-call]
         # Looked up when a file is opened; left in place it would make every gauge complain that it is cleared.
         os.environ[_FOLDER] = str(folder)
@@ -58,6 +65,17 @@ def count_in(folder: Path, process: str) -> None:
             del os.environ[_FOLDER]
 
     values.ValueClass = value
+
+
+def process_name() -> str:
+    """Return the name under which this process counts; empty where it counts for itself."""
+    return _process
+
+
+def forget_gauges(folder: Path, process: str) -> None:
+    """Leave the gauges of a process that died out of what is added up."""
+    for left in folder.glob(f"gauge_{_LIVE}*_{process}.db"):
+        left.unlink(missing_ok=True)
 
 
 def _remove_if_abandoned(path: Path) -> None:

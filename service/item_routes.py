@@ -27,6 +27,7 @@ async def put_item(item_id: PathId, request: Request) -> Response:
     value = item_json.pack_item(item, _features(replica))
     with or_unavailable("the item was not stored"):
         await replica.items.write([item_id], [value])
+    replica.metrics.count_written("items")
     return Response(status_code=204)
 
 
@@ -36,6 +37,7 @@ async def post_items(request: Request) -> Response:
     replica: Replica = request.app.state.replica
     lines = read_lines(request, replica.settings)
     result = await write_lines(lines, replica.items, _features(replica))
+    replica.metrics.count_written("items", result.written)
     return Response(msgspec.json.encode(result), media_type="application/json")
 
 
@@ -71,6 +73,7 @@ async def delete_item(item_id: PathId, request: Request) -> Response:
     replica: Replica = request.app.state.replica
     with or_unavailable("the item was not deleted"):
         await replica.items.delete([item_id])
+    replica.metrics.count_written("items")
     return Response(status_code=204)
 
 

@@ -5,11 +5,14 @@ import sys
 
 import structlog
 
+from service.request_ids import add_request_id
+
 
 def configure() -> None:
     """Send our logs and those of libraries through one formatter; called once, by whoever starts the process."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_request_id,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

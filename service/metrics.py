@@ -11,7 +11,6 @@ from scoring.device import BODY
 from service.board import Board, ProcessCollector
 from service.lineup import Lineup
 from service.rank_metrics import RankMetrics
-from service.observers import Served
 from service.serving import ServingVersion
 
 _SWAPS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -120,22 +119,6 @@ class Metrics:
     def watch_problem(self, problem: Callable[[], str | None]) -> None:
         """Take from `problem`, whenever the metrics are read, whether something else serves here than should."""
         self._problem.set_function(lambda: float(problem() is not None))
-
-    def note(self, served: Served) -> None:
-        """Count a request that was answered."""
-        self.rank_seconds.observe(served.call.stages.total)
-        self.candidates.inc(sum(len(ranking.scores) for ranking in served.rankings))
-        self.unknown_candidates.inc(sum(len(ranking.unknown_items) for ranking in served.rankings))
-        for reason in {reason for ranking in served.rankings for reason in ranking.degraded}:
-            self.degraded.labels(reason).inc()
-
-    def count_shed(self, reason: str) -> None:
-        """Count a request that was shed; reasons are those of `service.admission`."""
-        self._shed.labels(reason).inc()
-
-    def watch_queue(self, num_candidates: Callable[[], int]) -> None:
-        """Take from `num_candidates`, whenever the metrics are read, how many are being ranked or wait."""
-        self._queued.set_function(num_candidates)
 
     def count_hot_items(self, event: str, num_items: int) -> None:
         """Count what happens to items where the mirror has a capacity; the events are `HOT_ITEM_EVENTS`."""

@@ -32,8 +32,10 @@ from service.registry import Registry
 from service.serving import Catalogue, HotItems, Versions
 from service.settings import Settings
 from service.swapper import Swapper
+from service.tracing import Tracing
 from service.trials import Trials, open_trials
 from service.users import Histories
+from service.watching import watch
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class Replica:
     trials: Trials
     admission: Admission
     observers: Observers
+    tracing: Tracing | None
     last_seen: Callable[[int], Awaitable[bytes | None]]
     stopping: bool = False
 
@@ -160,10 +163,11 @@ def assemble(
     stack.push_async_callback(ranker.aclose)
     metrics.measure_lag(ranker.lag_s)
     metrics.watch_histories(lambda: ranker.history_reader.num_open)
-    admission = Admission(settings.max_queued_candidates, settings.max_queue_ms, metrics.count_shed)
-    metrics.watch_queue(lambda: admission.num_candidates)
+    admission = Admission(
+        settings.max_queued_candidates, settings.max_queue_ms, metrics.rank.shed, metrics.rank.queue
+    )
     observers = Observers()
-    observers.add(metrics.note)
+    tracing = watch(settings, metrics, observers, stack)
     trials = open_trials(settings, redis, registry, metrics, observers, stack)
     return Replica(
         settings,
@@ -177,6 +181,7 @@ def assemble(
         trials,
         admission,
         observers,
+        tracing,
         last_seen,
     )
 

@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     gate_max_psi: float = Field(
         default=0.25, ge=0, description="how far its scores' distribution may lie from the serving version's"
     )
+    slow_ms: float = Field(default=200, gt=0, description="from when on a ranking is logged as slow")
+    access_log: bool = Field(default=False, description="log a line for every answer")
+    request_log_dir: Path | None = Field(default=None, description="folder of a sample of rankings, as parquet")
+    request_log_rate: float = Field(default=0.01, gt=0, le=1, description="the share of rank requests in it")
+    request_log_file_s: float = Field(default=300, gt=0, description="how long one file of it gathers")
     shutdown_grace_s: float = Field(default=10, ge=0, description="how long requests in flight may take to end")
 
     @field_validator("model")

@@ -24,7 +24,7 @@ from service.board import Board
 from service.channel import pair
 from service.child import OWNER, fork, seat_of, worker_name
 from service.cores import num_physical_cores
-from service.counters import shared_folder
+from service.counters import forget_gauges, shared_folder
 from service.embedded import EmbeddedValkey
 from service.errors import StartError
 from service.family import Family
@@ -216,6 +216,7 @@ class Supervisor:
         if lived_s >= _STEADY_S:
             place.delay_s = 0.0
         _log.error("process ended, another one takes its place", name=place.name, how=how, reason=place.reason)
+        forget_gauges(self._family.counters, place.name)
         self._board["num_owner_restarts" if place.is_owner else "num_worker_restarts"] += 1
         place.wait_longer()
         self._count()

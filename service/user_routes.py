@@ -32,6 +32,7 @@ async def append_events(user_id: PathId, request: Request, idempotency_key: Idem
     replica, item_ids = await _read(request)
     with or_unavailable("the events were not stored"):
         await replica.histories.append(user_id, item_ids, idempotency_key)
+    replica.metrics.count_written("events", len(item_ids))
     return Response(status_code=204)
 
 
@@ -53,6 +54,7 @@ async def put_history(user_id: PathId, request: Request) -> Response:
     replica, item_ids = await _read(request)
     with or_unavailable("the history was not stored"):
         await replica.histories.replace(user_id, item_ids)
+    replica.metrics.count_written("histories")
     return Response(status_code=204)
 
 
@@ -62,6 +64,7 @@ async def delete_history(user_id: PathId, request: Request) -> Response:
     replica: Replica = request.app.state.replica
     with or_unavailable("the history was not deleted"):
         await replica.histories.delete(user_id)
+    replica.metrics.count_written("histories")
     return Response(status_code=204)
 
 
