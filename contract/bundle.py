@@ -14,12 +14,9 @@ not trusted: files are read up to a size, from the folder alone, and a graph tha
 
 import hashlib
 import os
-import re
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +33,9 @@ from contract.bundle_errors import (
 from contract.files import UnfitFileError, read_inside, sync_folder
 from contract.golden import GOLDEN, Golden
 from contract.graphfile import GraphFileError, check_self_contained
+from contract.leftovers import new_staging
 from contract.manifest import MOST_BYTES, Manifest
+from contract.names import check_name, is_name, new_version
 
 __all__ = [
     "EXPLAIN",
@@ -77,8 +76,6 @@ MOST_FILE_BYTES = 2**31
 _MOST_GOLDEN_BYTES = 2**28
 _MOST_FILES = 64
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -101,23 +98,6 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleNotFoundError(f"bundle {self.version} has no {name}")
         return _read_verified(self.path, name, self.manifest.files[name])
-
-
-def is_name(name: str) -> bool:
-    """Whether a model or version may be called so: a name that is safe as a folder's name."""
-    return _NAME.fullmatch(name) is not None
-
-
-def check_name(name: str, what: str = "name") -> str:
-    """Return a model or version name that is safe as a folder's name; raises BundleError otherwise."""
-    if not is_name(name):
-        raise BundleError(f"{what} {name!r} is not valid: 1 to 128 of A-Z a-z 0-9 . _ -, a letter or digit first")
-    return name
-
-
-def new_version(now: datetime, digest: str) -> str:
-    """Return a version that sorts by time: UTC to the millisecond and the start of a content hash."""
-    return f"{now.astimezone(UTC):%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{digest[:8]}"
 
 
 def list_versions(store: Path, model: str) -> list[str]:
@@ -234,7 +214,7 @@ def stage(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> No
 
 def staging_folder(store: Path, model: str) -> Path:
     """Return a fresh name beside the versions of `model`, one that never counts as a version."""
-    return store / check_name(model, "model") / f".staging-{uuid.uuid4().hex}"
+    return new_staging(store / check_name(model, "model"))
 
 
 def publish(staged: Path, version: str) -> Path:
