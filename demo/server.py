@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from contract.client import Client
+from contract.client import ONCE, Client
 
 _START_S = 60
 
@@ -91,7 +91,8 @@ class SteadyRequests:
         self._thread = threading.Thread(target=self._send)
 
     def _send(self) -> None:
-        with Client(self._url) as client:
+        # A request that fails is a failure, though the next attempt may do better.
+        with Client(self._url, retry=ONCE) as client:
             while not self._done.is_set():
                 for user in self._users:
                     try:

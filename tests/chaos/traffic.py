@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from threading import Event, Lock
 
-from contract.client import Client, ClientError
+from contract.client import ONCE, Client, ClientError
 from contract.wire import Ranking
 from tests.chaos.world import CHANGING, DELETED, HISTORY_LENGTH, NUM_VARIANTS, STEADY, History, World
 from tests.service.running import wait_until
@@ -155,7 +155,7 @@ class Traffic:
         }
 
     def _client(self) -> Client:
-        return Client(self.url, timeout_s=20)
+        return Client(self.url, timeout_s=20, retry=ONCE)
 
     def _rank(self, number: int) -> None:
         generator = random.Random(number)

@@ -3,7 +3,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from contract.client import Client, ClientError
+from contract.client import ONCE, Client, ClientError
 
 
 @pytest.fixture
@@ -37,15 +37,16 @@ def test_a_service_that_does_not_answer_is_told_by_its_url():
     assert caught.value.status is None
 
 
-def test_a_url_that_is_none_is_told(stranger):
+@pytest.mark.parametrize("url", ["nonsense", "", "localhost:8000", "ftp://localhost", "http://", "http://h:port"])
+def test_a_url_that_is_none_is_told(url):
     """What is no URL is an error of the client, not a traceback."""
-    with Client("nonsense") as client, pytest.raises(ClientError, match="nonsense does not answer"):
-        client.models()
+    with pytest.raises(ClientError, match=f"'{url}' is not a service's URL"):
+        Client(url)
 
 
 def test_answers_of_other_services_are_told(stranger):
     """Neither an error page nor a page of another kind is taken for an answer."""
-    with Client(stranger) as client:
+    with Client(stranger, retry=ONCE) as client:
         with pytest.raises(ClientError, match="not one of this service"):
             client.models()
         with pytest.raises(ClientError, match="502") as caught:
