@@ -92,7 +92,9 @@ class ScoreCounts(Collector):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.ftruncate(file, 8 * (_NUM_COUNTS + 1))
+            # A file that is left as it is keeps its time, which tells those of the last versions from the others.
+            if os.fstat(file).st_size != 8 * (_NUM_COUNTS + 1):
+                os.ftruncate(file, 8 * (_NUM_COUNTS + 1))
             return np.frombuffer(mmap.mmap(file, 0), np.float64)
         finally:
             os.close(file)

@@ -34,7 +34,8 @@ def test_ranks_are_counted_and_timed(service: Running, store):
     label = f'{{model="qin",provider="CPUExecutionProvider",version="{store.new.name}"}}'
     assert value(service, f"qin_serving{label}") == 1
     service.client.promote(store.old.name)
-    assert store.new.name not in service.http.get("/metrics").text
+    serving = [line for line in service.http.get("/metrics").text.splitlines() if line.startswith("qin_serving{")]
+    assert [store.old.name in line for line in serving] == [True]
     assert value(service, "qin_swap_seconds_count") == 1
 
 
