@@ -40,19 +40,20 @@ class ScoreCounts(Collector):
         Where all processes count, a folder for each version and a file for each process; None where there is but one
         process.
     process
-        Names this one among them. One of the same name goes on with its files.
+        Names this one among them. One of the same name goes on with its files; one without a name only reads.
     """
 
     def __init__(self, folder: Path | None = None, process: str = "") -> None:
         self._folder, self._process = folder, process
         self._bounds = np.array(BOUNDS, dtype=np.float32)
         self._numbers: dict[str, Numbers] = {}
-        if folder is not None:
+        if folder is not None and process:
             for left in sorted(folder.glob(f"*/{process}"), key=lambda path: path.stat().st_mtime):
                 self._add(left.parent.name)
 
     def count(self, version: str, scores: NDArray[np.float32]) -> None:
         """Count (N,) scores."""
+        assert self._process or self._folder is None
         numbers = self._numbers.get(version)
         if numbers is None:
             numbers = self._add(version)
