@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx
 import uvloop
 
-from contract.client import Client
+from contract.client import ONCE, Client
 from service.replica import Replica, open_replica
 from service.server import Server
 from service.settings import Settings, read_settings
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def make_settings(store: Path, redis_url: str | None, **others: Any) -> Settings:
-    """Return settings under which a slow machine gives no degraded answers."""
+    """Return settings under which a slow machine sheds and degrades nothing, and random models may replace others."""
     defaults = {
         "port": 0,
         "device": "cpu",
@@ -34,6 +34,8 @@ def make_settings(store: Path, redis_url: str | None, **others: Any) -> Settings
         "history_timeout_ms": 5000,
         "max_item_lag_ms": 60_000,
         "redis_timeout_s": 5,
+        "max_queue_ms": 10_000,
+        "gate_max_psi": 100,
     }
     return read_settings(store=store, redis_url=redis_url, **{**defaults, **others})
 
@@ -85,7 +87,7 @@ def running(settings: Settings) -> Iterator[Running]:
     try:
         replica, loop, server = started.result(30)
         key = settings.admin_key.get_secret_value() if settings.admin_key else None
-        with Client(url, key, timeout_s=30) as client, httpx.Client(base_url=url, timeout=30) as http:
+        with Client(url, key, timeout_s=30, retry=ONCE) as client, httpx.Client(base_url=url, timeout=30) as http:
             wait_until(lambda: server.started)
             yield Running(url, replica, loop, client, http)
             server.should_exit = True
