@@ -10,6 +10,7 @@ from service.call import Call
 from service.errors import DeadlineError, OverloadedError
 
 _WATCH_S = 0.01
+_TIMER_S = 0.001
 _WEIGHT = 0.1
 """Of the newest measurement in a moving average."""
 
@@ -127,30 +128,28 @@ class Admission:
 
 
 class _LoopLag:
-    """How late the event loop runs what is due: what waits in it, or in sockets, is in no queue to be seen."""
+    """How late the event loop runs what is due: what waits in it, or in sockets, is in no queue to be seen.
+
+    A moment in which nothing could run, for another thread held the interpreter, is no overload: of two measurements in
+    a row the smaller counts.
+    """
 
     def __init__(self) -> None:
+        self.seconds = 0.0
+        self._last_s = 0.0
         self._loop = asyncio.get_running_loop()
-        self._due_s: float | None = None
-        self._seconds = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """As measured last, or by how much a measurement is overdue."""
-        if self._due_s is None:
-            return 0.0
-        return max(self._seconds, self._loop.time() - self._due_s)
+        self._watching = False
 
     def watch(self) -> None:
-        """Measure once more; does nothing while a measurement is under way."""
-        if self._due_s is None:
-            self._due_s = self._loop.time() + _WATCH_S
-            self._loop.call_at(self._due_s, self._measure)
+        """Measure, and go on for as long as the loop is late."""
+        if not self._watching:
+            self._watching = True
+            self._loop.call_at(due_s := self._loop.time() + _WATCH_S, self._measure, due_s)
 
-    def _measure(self) -> None:
-        assert self._due_s is not None
+    def _measure(self, due_s: float) -> None:
         # Timers count whole milliseconds.
-        self._seconds = max(0.0, self._loop.time() - self._due_s - 0.001)
-        self._due_s = None
-        if self._seconds > 0:
+        late_s = max(0.0, self._loop.time() - due_s - _TIMER_S)
+        self.seconds, self._last_s = min(late_s, self._last_s), late_s
+        self._watching = False
+        if late_s > 0:
             self.watch()
