@@ -6,7 +6,6 @@ import functools
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -111,8 +110,8 @@ class Follower:
         return self.lineup.named(name)
 
     def versions(self) -> list[Manifest]:
-        """Return the manifests of all versions in the store, oldest first; unreadable ones are left out."""
-        return stored_versions(Path(self._options.store) / self._options.model)
+        """Return the manifests of all versions in the store, oldest first; raises UnavailableError."""
+        return stored_versions(self._options.store, self._options.model)
 
     async def state(self) -> State:
         """Return what serves here and what should; without the owner nothing is known of the latter."""

@@ -6,19 +6,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
-from contract.bundle import Bundle, BundleCorruptError, BundleError, BundleNotFoundError, check_name, read_bundle
+from contract.bundle import Bundle, BundleError, BundleNotFoundError, StoreError, check_name
 from contract.codec import packed_layout
 from contract.schema import Schema
+from contract.store import Store
 from scoring.device import Device
 from scoring.errors import DeviceError, ScoringError
 from scoring.memory import Zeros, private_zeros
 from scoring.scorer import Scorer
 from service.background import background_thread
-from service.errors import ConflictError, InvalidError, NotFoundError, RequestError
+from service.errors import ConflictError, InvalidError, NotFoundError, RequestError, UnavailableError
 from service.mirror import Mirror
 from service.serving import ServingVersion
 from service.version import LoadedVersion
@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 class LoadOptions:
     """Where bundles lie, how they run and what tables lie in."""
 
-    store: Path
+    store: Store
     model: str
     device: Device
     num_threads: int
@@ -60,6 +60,8 @@ class Loader:
             It does not fit the stored items or the histories that are served.
         InvalidError
             Its files are damaged, or it does not compute what it should.
+        UnavailableError
+            The store does not answer.
         DeviceError
             The device is not the one that runs.
         """
@@ -92,13 +94,10 @@ class Loader:
 def read_version(name: str, options: LoadOptions) -> Bundle:
     """Return a version's bundle, verified; raises BundleError or, for what is no name, NotFoundError."""
     try:
-        path = options.store / options.model / check_name(name, "version")
+        check_name(name, "version")
     except BundleError as error:
         raise NotFoundError(str(error), "version") from error
-    bundle = read_bundle(path)
-    if (bundle.manifest.model, bundle.version) != (options.model, name):
-        raise BundleCorruptError(f"it says to be {bundle.manifest.model} {bundle.version}")
-    return bundle
+    return options.store.read(options.model, name)
 
 
 def open_scorer(bundle: Bundle, options: LoadOptions, *, encodes: bool = True) -> Scorer:
@@ -130,6 +129,8 @@ def or_refused(name: str, options: LoadOptions) -> Iterator[None]:
         raise
     except BundleNotFoundError:
         raise NotFoundError(f"the store has no version {name} of {options.model}", "version") from None
+    except StoreError as error:
+        raise UnavailableError(f"version {name} cannot be loaded: {error}", "version") from error
     except (BundleError, ScoringError) as error:
         raise InvalidError(f"version {name} cannot be served: {error}", "version") from error
     except Exception as error:

@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import structlog
 
-from contract.bundle import BundleError, list_versions, read_manifest
+from contract.bundle import StoreError
 from contract.manifest import Manifest
+from contract.store import Store, manifests
 from contract.wire import GateResult
 from service.active import ActiveVersion, Told
 from service.connection import REDIS_ERRORS, or_unavailable
-from service.errors import ConflictError, NoVersionError, RequestError
+from service.errors import ConflictError, NoVersionError, RequestError, UnavailableError
 from service.gate import PromotionGate
 from service.lineup import Lineup, Trial
 from service.pursuit import Pursuit
@@ -29,8 +29,8 @@ class Registry:
 
     Parameters
     ----------
-    folder
-        Of the model in the store.
+    store, model
+        Where versions come from.
     swapper
         Loads and exchanges versions.
     active
@@ -40,9 +40,15 @@ class Registry:
     """
 
     def __init__(
-        self, folder: Path, swapper: Swapper, active: ActiveVersion, gate: PromotionGate | None = None
+        self,
+        store: Store,
+        model: str,
+        swapper: Swapper,
+        active: ActiveVersion,
+        gate: PromotionGate | None = None,
     ) -> None:
-        self._folder, self._swapper, self._active, self._gate = folder, swapper, active, gate
+        self._store, self._model = store, model
+        self._swapper, self._active, self._gate = swapper, active, gate
         self._pursuit = Pursuit(swapper, active)
         self._swapping = asyncio.Lock()
 
@@ -80,8 +86,8 @@ class Registry:
         return self._swapper.lineup.named(name)
 
     def versions(self) -> list[Manifest]:
-        """Return the manifests of all versions in the store, oldest first; unreadable ones are left out."""
-        return stored_versions(self._folder)
+        """Return the manifests of all versions in the store, oldest first; raises UnavailableError."""
+        return stored_versions(self._store, self._model)
 
     async def state(self) -> State:
         """Return what serves and what should; without Redis nothing is known of the latter."""
@@ -101,9 +107,7 @@ class Registry:
             The device is not the one that runs.
         """
         active = (await self._active.read()).active
-        newest_first = list_versions(self._folder.parent, self._folder.name)[::-1]
-        names = [active] if active else []
-        for name in names + [name for name in newest_first if name != active]:
+        async for name in self._candidates(active):
             try:
                 await self._swapper.start(name)
                 break
@@ -114,8 +118,22 @@ class Registry:
                     self._pursuit.passed_over = self._pursuit.passed_over or error.detail
                 _log.warning("version cannot be served", version=name, reason=error.detail)
         else:
-            raise NoVersionError(f"nothing to serve: {self.problem or f'{self._folder} holds no version'}")
+            empty = f"{self._store.location} holds no version of {self._model}"
+            raise NoVersionError(f"nothing to serve: {self.problem or empty}")
         await self._active.propose(self.serving.name)
+
+    async def _candidates(self, active: str | None) -> AsyncIterator[str]:
+        """Yield the active version, then the others, newest first; the store is listed only where that is needed."""
+        if active:
+            yield active
+        try:
+            names = await asyncio.to_thread(self._store.versions, self._model)
+        except StoreError as error:
+            self._pursuit.passed_over = str(error)
+            return
+        for name in reversed(names):
+            if name != active:
+                yield name
 
     async def promote(
         self, name: str, canary: float = 0.0, shadow: bool = False, force: bool = False
@@ -238,10 +256,9 @@ class Registry:
             yield
 
 
-def stored_versions(folder: Path) -> list[Manifest]:
-    """Return the manifests of all versions in a model's folder, oldest first; unreadable ones are left out."""
-    manifests = []
-    for name in list_versions(folder.parent, folder.name):
-        with contextlib.suppress(BundleError):
-            manifests.append(read_manifest(folder / name))
-    return manifests
+def stored_versions(store: Store, model: str) -> list[Manifest]:
+    """Return the manifests of a model's versions, oldest first, without unreadable ones; raises UnavailableError."""
+    try:
+        return manifests(store, model)
+    except StoreError as error:
+        raise UnavailableError(str(error)) from error

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from contract.bundle import StoreError
+from contract.store import open_store
 from scoring.errors import DeviceError
 from scoring.memory import Zeros, private_zeros
 from service import connection
@@ -117,13 +119,14 @@ async def open_catalogue(
     """
     # The mirror's client waits for news in every command, so its time-out lies above that wait.
     mirror = Mirror(await connected(url, settings.redis_timeout_s + 1, stack), settings.mirror_capacity)
-    loader = Loader(load_options(settings, zeros), mirror)
+    options = load_options(settings, zeros)
+    loader = Loader(options, mirror)
     stack.callback(loader.close)
     recent = RecentRequests(redis, settings.model, settings.gate_requests)
     gate = PromotionGate(recent, settings.gate_max_auc_drop, settings.gate_max_psi)
     stack.callback(gate.close)
     active = ActiveVersion(redis, settings.model)
-    registry = Registry(settings.store / settings.model, Swapper(loader, metrics, audience), active, gate)
+    registry = Registry(options.store, options.model, Swapper(loader, metrics, audience), active, gate)
     stack.push_async_callback(registry.close)
     with _or_no_start(url):
         await mirror.load()
@@ -187,9 +190,13 @@ def assemble(
 
 
 def load_options(settings: Settings, zeros: Zeros = private_zeros) -> LoadOptions:
-    """Return where bundles lie and how they run."""
+    """Return where bundles lie and how they run; raises StartError where no store can be there."""
+    try:
+        store = open_store(settings.store.get_secret_value(), settings.cache_dir, settings.store_timeout_s)
+    except StoreError as error:
+        raise StartError(f"setting store: {error}") from error
     return LoadOptions(
-        store=settings.store,
+        store=store,
         model=settings.model,
         device=settings.device,
         num_threads=settings.num_threads,

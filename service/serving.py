@@ -80,7 +80,7 @@ class Versions(Protocol):
         """Return a loaded version by its name."""
 
     def versions(self) -> list[Manifest]:
-        """Return the manifests of all versions in the store, oldest first."""
+        """Return the manifests of all versions in the store, oldest first; raises UnavailableError."""
 
     async def state(self) -> State:
         """Return what serves and what should."""

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.bundle import BundleError, check_name
+from contract.store import TIMEOUT_S
 from service.errors import SettingsError
 
 
@@ -25,7 +26,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="QIN_", frozen=True, extra="forbid")
 
-    store: Path = Field(description="folder of bundles")
+    store: SecretStr = Field(description="folder of models, or a URL, which may hold a password")
+    cache_dir: Path | None = Field(default=None, description="copies from a store at a URL; by default the user's")
+    store_timeout_s: float = Field(default=TIMEOUT_S, gt=0, description="for a store at a URL to answer")
     model: str = "qin"
     redis_url: SecretStr | None = Field(default=None, description="none: an embedded Valkey in data_dir")
     data_dir: Path = Field(default_factory=default_data_dir)
@@ -83,6 +86,11 @@ class Settings(BaseSettings):
     request_log_rate: float = Field(default=0.01, gt=0, le=1, description="the share of rank requests in it")
     request_log_file_s: float = Field(default=300, gt=0, description="how long one file of it gathers")
     shutdown_grace_s: float = Field(default=10, ge=0, description="how long requests in flight may take to end")
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _is_path_or_url(cls, store: object) -> object:
+        return str(store) if isinstance(store, Path) else store
 
     @field_validator("model")
     @classmethod
