@@ -45,7 +45,7 @@ RANK_CASES = [
     ('{"user_id": 1}', 422, None),
     ('{"candidates": [1]}', 422, None),
     ('{"user_id": 1, "candidates": [1], "surprise": 1}', 422, None),
-    ('{"user_id": 1, "candidates": [1], "deadline_ms": 5}', 422, None),
+    ('{"user_id": 1, "candidates": [1], "deadline": 5}', 422, None),
     ('{"user_id": 1, "candidates": []}', 422, "candidates"),
     ('{"user_id": "1", "candidates": [1]}', 422, "user_id"),
     ('{"user_id": -1, "candidates": [1]}', 422, "user_id"),

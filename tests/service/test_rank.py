@@ -130,7 +130,7 @@ def test_several_users_get_what_each_would_get_alone(service: Running):
     together = service.client.rank_many(requests)
     for request, one in zip(requests, together, strict=True):
         options = {"history": request.history, "likes_level": request.likes_level}
-        alone = service.client.rank(request.user_id, request.candidates, request.top_k, **options)
+        alone = service.client.rank(request.user_id, request.candidates, top_k=request.top_k, **options)
         np.testing.assert_allclose(one.scores, alone.scores, rtol=0, atol=1e-6)
         assert (one.items, one.unknown_items, one.version) == (alone.items, alone.unknown_items, alone.version)
 
