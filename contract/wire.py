@@ -12,8 +12,8 @@ Tag = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 class RankRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """One user's candidates; scores come back in their order, or the best `top_k` first.
 
-    An answer that would come later than `deadline_ms` after the request is of no use to whoever asks; of several requests
-    in one body the shortest counts. `explain` asks which items of the history count.
+    An answer that would come later than `deadline_ms` after the request is of no use to whoever asks; of several
+    requests in one body the shortest counts. `explain` asks which items of the history count.
     """
 
     user_id: Id
@@ -71,7 +71,8 @@ class Ranking(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer to a RankRequest: scores in the candidates' order, or with `items` best first.
 
     `degraded` names what they lack: "history", "items" or "scores", which overflowed in the model and count as 0.
-    `explanation` has, for each score, the items of the history that count for it and how much, heaviest first.
+    `explanation` has, for each score, the items of the history that attention picked for it and their weights,
+    heaviest first and of equal ones the newest first; an item that the history holds twice may come twice.
     """
 
     model: str

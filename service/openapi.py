@@ -23,12 +23,14 @@ rank = _body(
     one_user=_RANK,
     best_two={**_RANK, "top_k": 2},
     own_history={**_RANK, "history": [3, 5], "likes_level": [5, 0, 2]},
+    explained_in_time={**_RANK, "explain": True, "deadline_ms": 50},
     several_users={"requests": [_RANK, {"user_id": 43, "candidates": [7]}]},
 ) | _answer(
     wire.Ranking,
     wire.Rankings,
     one_user=_RANKING,
     best_two={**_RANKING, "items": [11, 7], "scores": [0.5, 0.31]},
+    explained={**_RANKING, "explanation": [[[5, 0.8], [3, 0.1]], [], [[3, 1.5]]]},
     several_users={"responses": [_RANKING]},
 )
 item_ids = _body(wire.ItemIds, two_items={"item_ids": [7, 9]})

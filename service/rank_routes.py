@@ -1,6 +1,8 @@
 """`POST /v1/rank`: the hot route. Raw bytes in, bytes out; nothing between them is validated twice."""
 
+import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from contract import wire
 from service import openapi
 from service.body import decode, read_body
 from service.call import Call
+from service.explanation import explain
 from service.observers import Served
 from service.pipeline import ranked
 from service.query import Query
@@ -43,9 +46,11 @@ async def rank(request: Request) -> Response:
     call.stages.parse = time.perf_counter() - started
     rankings = await ranked(replica, queries, call)
     started = time.perf_counter()
-    model = replica.settings.model
-    answers = [_answer(one, ranking, model) for one, ranking in zip(requests, rankings, strict=True)]
-    content = orjson.dumps({"responses": answers} if several else answers[0], option=orjson.OPT_SERIALIZE_NUMPY)
+    if call.explain:
+        # As much text as all else of thousands of answers: other requests need not wait for it.
+        content = await asyncio.to_thread(_encode, requests, rankings, replica.settings.model, several)
+    else:
+        content = _encode(requests, rankings, replica.settings.model, several)
     call.stages.encode = time.perf_counter() - started
     replica.observers.note(Served(call, rankings))
     return Response(content, media_type="application/json")
@@ -59,13 +64,20 @@ def _query(request: wire.RankRequest, where: str) -> Query:
     return Query(request.user_id, candidates, history, likes, views, where)
 
 
+def _encode(requests: Sequence[wire.RankRequest], rankings: Sequence[Ranking], model: str, several: bool) -> bytes:
+    answers = [_answer(one, ranking, model) for one, ranking in zip(requests, rankings, strict=True)]
+    return orjson.dumps({"responses": answers} if several else answers[0], option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 def _answer(request: wire.RankRequest, ranking: Ranking, model: str) -> dict[str, Any]:
     answer: dict[str, Any] = {"model": model, "version": ranking.version}
-    scores = ranking.scores
+    scores, weights = ranking.scores, ranking.weights
     if request.top_k is not None:
         best = np.argsort(-scores, kind="stable")[: request.top_k]
         answer["items"] = ranking.query.candidates[best]
-        scores = scores[best]
+        scores, weights = scores[best], None if weights is None else weights[best]
     answer["scores"] = np.ascontiguousarray(scores)
     answer["unknown_items"], answer["degraded"] = ranking.unknown_items, ranking.degraded
+    if request.explain and weights is not None:
+        answer["explanation"] = explain(weights, ranking.history)
     return answer
