@@ -36,6 +36,7 @@ class SlowVersion:
 
     @contextlib.contextmanager
     def view(self) -> Iterator[View]:
+        """Look at the rows, once that may go on."""
         self.num_views += 1
         self.looked.set()
         assert self.go.wait(30)
@@ -43,9 +44,11 @@ class SlowVersion:
             yield view
 
     def job(self, *item_ids: int) -> Job:
+        """One user's candidates to be scored with this version."""
         return Job(self, [Query(1, np.array(item_ids))], [np.array([3, 5])])
 
     def scores(self, job: Job) -> np.ndarray:
+        """What a job's first query should come to."""
         with self._rows.view() as view:
             rows = view.rows(job.queries[0].candidates)[None]
             history = view.history_rows(job.histories[0])[None]

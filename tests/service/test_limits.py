@@ -22,7 +22,7 @@ def shed(service: Running, reason: str) -> float:
 
 
 def test_more_than_the_queue_holds_is_turned_away_early(store: Store, stocked_url):
-    """At once many requests are ranked or get 503 with Retry-After, none fails otherwise; then all is well at once."""
+    """Of many requests at once each is ranked or gets 503 with Retry-After; afterwards all is well at once."""
 
     async def at_once(url: str) -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:
