@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,13 +13,14 @@ from scoring.scorer import Scorer
 from scoring.views import View
 from service.serving import ServingVersion
 
-LOW_PRIORITY = 10
-"""Low enough to yield the cores to requests, high enough not to starve while it holds the interpreter's lock."""
+_NICENESS = 10
+"""Added to what the process has: low enough to yield the cores to requests, high enough not to starve while it holds the interpreter's lock."""
+_NICEST = 19
 
 
 def lower_priority() -> None:
     """Let the thread that calls this, and those that it starts, yield to all others."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
+    os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS, _NICEST))
 
 
 def background_thread(name: str) -> ThreadPoolExecutor:

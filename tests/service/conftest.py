@@ -1,5 +1,6 @@
 """A real Valkey per worker, emptied for each test, and two versions of a small model."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,14 @@ def stocked_url(redis_url: str) -> str:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("store")
     return Store(folder, make_bundle(folder, seed=1), make_bundle(folder, seed=2))
+
+
+@pytest.fixture
+def own_store(store: Store, tmp_path: Path) -> Store:
+    """A copy of the store that a test may damage or add to."""
+    folder = tmp_path / "store"
+    shutil.copytree(store.folder, folder)
+    return Store(folder, folder / "qin" / store.old.name, folder / "qin" / store.new.name)
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ def make_settings(store: Path, redis_url: str | None, **others: Any) -> Settings
         "num_threads": 1,
         "history_timeout_ms": 5000,
         "max_item_lag_ms": 60_000,
+        "max_queue_ms": 60_000,
         "redis_timeout_s": 5,
-        "max_queue_ms": 10_000,
         "gate_max_psi": 100,
     }
     return read_settings(store=store, redis_url=redis_url, **{**defaults, **others})
@@ -109,7 +109,7 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 15) -> None:
 @contextlib.contextmanager
 def serving_process(log: Path, **settings: Any) -> Iterator["subprocess.Popen[str]"]:
     """Run `serve` in a process of its own; it is killed at the block's end if it still runs."""
-    given = {"port": 0, "device": "cpu", "num_threads": 1, **settings}
+    given = {"port": 0, "device": "cpu", "num_threads": 1, "max_queue_ms": 60_000, **settings}
     arguments = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     code = f"import sys; from service.server import serve; sys.exit(serve(**{arguments!r}))"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QIN_")}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.channel import Channel, ClosedError, pair
-from service.errors import ConflictError, InvalidError
+from service.errors import ConflictError, InternalError
 from service.messages import Done, Forget, GetItem, ItemIs, Message, Promote, Rollback, Serve
 
 Handle = Callable[[Message, list[int]], Awaitable[Message | None]]
@@ -54,17 +54,18 @@ def test_an_answer_is_that_of_its_question():
 
 
 def test_errors_come_back_as_what_they_are():
-    """Type, detail and field of a refusal survive the way; a fault of the program becomes a refusal too."""
+    """Type, detail and field of a refusal survive the way; of a fault of the program nothing is told."""
 
     async def handle(message: Message, _: list[int]) -> Message:
-        raise ConflictError("no", "version") if isinstance(message, Promote) else ValueError("oh")
+        raise ConflictError("no", "version") if isinstance(message, Promote) else ValueError("secret")
 
     async def script(one: Channel, _two: Channel) -> None:
         with pytest.raises(ConflictError, match="no") as caught:
             await one.ask(Promote("x"))
         assert caught.value.field == "version"
-        with pytest.raises(InvalidError, match="oh"):
+        with pytest.raises(InternalError) as failed:
             await one.ask(Rollback())
+        assert (failed.value.status, "secret" in failed.value.detail) == (500, False)
 
     talk(script, handle)
 

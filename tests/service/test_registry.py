@@ -1,6 +1,4 @@
 import gc
-import json
-import shutil
 import threading
 import time
 import weakref
@@ -11,10 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
-from contract.bundle import GOLDEN, MANIFEST, RANKER, Golden, hash_files
+from contract.bundle import GOLDEN, MANIFEST, RANKER
 from contract.client import ClientError
 from contract.codec import versions_key
-from contract.manifest import seal
 from scoring.rows import ItemRows
 from scoring.scorer import Scorer
 from service.errors import NoVersionError
@@ -23,31 +20,14 @@ from tests.fakes import make_bundle
 from tests.service.catalogue import NUM_ITEMS, Expected, make_item, make_records, record_of
 from tests.service.conftest import Store
 from tests.service.running import Running, make_settings, running, wait_until
+from tests.service.trials import falsify_golden
 
 KEY = versions_key("qin")
-
-
-@pytest.fixture
-def own_store(store: Store, tmp_path: Path) -> Store:
-    """A copy of the store that a test may damage."""
-    folder = tmp_path / "store"
-    shutil.copytree(store.folder, folder)
-    return Store(folder, folder / "qin" / store.old.name, folder / "qin" / store.new.name)
 
 
 def serving(service: Running) -> str:
     """The version that really answers."""
     return service.client.rank(1, [9]).version
-
-
-def falsify_golden(bundle: Path) -> None:
-    """Make a bundle whole whose golden scores are not what its graphs compute."""
-    golden = Golden.from_bytes((bundle / GOLDEN).read_bytes())
-    golden.scores[0, 0] += 0.25
-    (bundle / GOLDEN).write_bytes(golden.to_bytes())
-    manifest = json.loads((bundle / MANIFEST).read_text())
-    manifest["files"] |= hash_files({GOLDEN: (bundle / GOLDEN).read_bytes()})
-    (bundle / MANIFEST).write_text(json.dumps(manifest | {"manifest_sha256": seal(manifest)}))
 
 
 def truncate(bundle: Path) -> None:
@@ -82,7 +62,7 @@ def test_a_replica_that_lacks_the_active_version_serves_the_newest_and_says_so(s
 
 def test_a_version_that_arrives_later_is_followed(own_store: Store, redis_url, plain, monkeypatch):
     """A replica that lacked the active version swaps to it once the store has it."""
-    monkeypatch.setattr("service.registry._TRY_AGAIN_S", 0.1)
+    monkeypatch.setattr("service.pursuit._TRY_AGAIN_S", 0.1)
     away = own_store.folder / "elsewhere"
     own_store.old.rename(away)
     plain.hset(KEY, "active", own_store.old.name)

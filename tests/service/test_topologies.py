@@ -4,18 +4,40 @@ import asyncio
 import contextlib
 import itertools
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from contract.codec import NUM_BUCKETS, history_key, items_key, log_key, pack_history, retry_key
-from service.active import ActiveVersion
+from contract.codec import (
+    NUM_BUCKETS,
+    history_key,
+    items_key,
+    log_key,
+    pack_history,
+    recent_key,
+    replicas_key,
+    retry_key,
+)
+from contract.wire import ReplicaInfo
+from service.active import ActiveVersion, Told
+from service.call import Call
+from service.comparison import Comparison
 from service.connection import check, connect, or_unavailable
 from service.errors import InvalidError, RedisAbsentError, UnavailableError
+from service.fleet import Fleet
 from service.items import Items
+from service.lineup import Trial
+from service.observers import Served
+from service.query import Query
+from service.ranker import Ranking
+from service.recent import RecentRequests
+from service.shadow_sums import ShadowSums
 from service.start_check import ACL_RULE, ACL_RULE_CLUSTER
 from service.timed import TimedRedis
 from service.users import Histories
@@ -141,11 +163,116 @@ def test_the_active_version_is_told(url):
     async def test() -> None:
         async with connect(url, 10) as redis:
             active = ActiveVersion(redis, "qin")
-            assert await active.read() == (None, None)
+            assert await active.read() == Told()
             await active.propose("1")
             await active.propose("2")
             await active.write("3", before="2")
-            assert await active.read() == ("3", "1")
+            assert await active.read() == Told("3", "1")
+
+    asyncio.run(test())
+
+
+def test_a_trial_is_told(url):
+    """It begins if no other is under way, changes, ends once, and is told again if it was lost."""
+    few, many, other = Trial("2", 0.05, False, "x"), Trial("2", 0.5, False, "x"), Trial("3", 0.0, True, "y")
+
+    async def test() -> None:
+        async with connect(url, 10) as redis:
+            active = ActiveVersion(redis, "qin")
+            await active.restore("1", Told("1", "0", few))
+            assert await active.read() == Told("1", "0", few)
+            await active.restore("9", Told("9"))
+            assert [await active.begin(trial) for trial in (many, other, Trial("1", 0.5, False, "z"))] == [1, 0, 0]
+            assert await active.read() == Told("1", "0", many)
+            assert [await active.end(trial) for trial in (other, many, many)] == [False, True, False]
+            assert await active.begin(other)
+            await active.write("3", before="1")
+            assert await active.read() == Told("3", "1")
+
+    asyncio.run(test())
+
+
+async def comes_true(look: Callable[[], Awaitable[Any]], condition: Callable[[Any], object]) -> None:
+    """Look again and again until what is seen is as it should be."""
+    while not condition(await look()):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+def test_what_processes_saw_of_a_trial_goes_with_it(url):
+    """Sums of a trial are written while it lasts, read from all processes, and gone with its end."""
+    trial = Trial("2", 0.0, True, "x")
+
+    class Seen:
+        def __init__(self, num_requests: int) -> None:
+            self._sums = msgspec.msgpack.encode(Comparison(requests=num_requests))
+
+        def sums(self) -> tuple[Trial, bytes]:
+            return trial, self._sums
+
+    async def test() -> None:
+        async with connect(url, 10) as redis, asyncio.timeout(30):
+            active, sums = ActiveVersion(redis, "qin"), ShadowSums(redis, "qin")
+            await active.propose("1")
+            await active.begin(trial)
+            writing = [asyncio.create_task(sums.keep_writing(Seen(count))) for count in (2, 3)]
+            await comes_true(sums.report, lambda report: report.requests == 5)
+            await active.end(trial)
+            assert (await sums.report()).requests == 0
+            for task in writing:
+                task.cancel()
+
+    asyncio.run(test())
+
+
+def test_replicas_report(url):
+    """Each is read by all until it says goodbye, with its age by the server's clock; what is no report is dropped."""
+
+    def report(name: str) -> ReplicaInfo:
+        return ReplicaInfo(name, "now", "1", None, "serving", None)
+
+    async def test() -> None:
+        async with connect(url, 10) as redis, asyncio.timeout(30):
+            fleet = Fleet(redis, "qin")
+            await redis.hset(replicas_key("qin"), mapping={"old": "1000 {}", "odd": b"\xff"})
+            tasks = [asyncio.create_task(fleet.keep_reporting(lambda name=name: report(name))) for name in ("a", "b")]
+            await comes_true(fleet.read, lambda replicas: [replica.id for replica in replicas] == ["a", "b"])
+            assert all(0 <= replica.age_s < 30 for replica in await fleet.read())
+            assert await redis.hmget(replicas_key("qin"), ["old", "odd"]) == [None, None]
+            tasks[0].cancel()
+            await asyncio.wait(tasks[:1])
+            assert [replica.id for replica in await fleet.read()] == ["b"]
+            tasks[1].cancel()
+            await asyncio.wait(tasks)
+            assert await fleet.read() == []
+
+    asyncio.run(test())
+
+
+def test_recent_requests_are_kept(url):
+    """So many are kept and the newest come first; what is none is passed over."""
+
+    def served(user: int) -> Served:
+        query = Query(user, np.arange(1, 1001))
+        levels = np.stack([np.arange(1000) % 11, np.arange(1000) % 7], axis=1)
+        ranking = Ranking(query, "1", np.zeros(1000), np.zeros(0), (), np.array([5, 2**62]), levels, None)
+        return Served(Call(), [ranking])
+
+    async def test() -> None:
+        async with connect(url, 10) as redis, asyncio.timeout(30):
+            assert await RecentRequests(redis, "qin", 3).read() == []
+            for user in range(5):
+                recent = RecentRequests(redis, "qin", 3)
+                recent.note(served(user))
+                recent.note(served(99))
+                await comes_true(recent.read, lambda kept, user=user: kept and kept[0].user_id == user)
+            assert [request.user_id for request in await recent.read()] == [4, 3, 2]
+            (newest, *_) = await recent.read()
+            assert newest.candidates.tolist() == list(range(1, 1001, 4))
+            assert newest.history.tolist() == [5, 2**62]
+            assert newest.levels.tolist() == [[i % 11, i % 7] for i in range(0, 1000, 4)]
+            await redis.xadd(recent_key("qin"), {"r": b"\xff"})
+            assert len(await RecentRequests(redis, "qin", 3).read()) == 2
+            assert await RecentRequests(redis, "qin", 0).read() == []
 
     asyncio.run(test())
 
