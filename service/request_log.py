@@ -20,6 +20,9 @@ from service.background import lower_priority
 from service.observers import Served
 from service.request_log_file import Entry, RequestLogFile, remove_abandoned, rows_of
 
+_MOST_GATHERED = 1024
+"""Requests that are made into rows at once."""
+
 _log = structlog.get_logger(__name__)
 
 Count = Callable[[str, int], None]
@@ -99,21 +102,21 @@ class RequestLog:
     def _gather(self) -> tuple[list[Entry], bool]:
         """Wait for answers, or until the file is to end; return what has come, and whether no more will."""
         entries: list[Entry] = []
-        now_s = time.monotonic()
         stop_s = self._ends_s
-        while True:
-            wait_s = min(3600.0, max(0.0, stop_s - now_s))
+        while len(entries) < _MOST_GATHERED:
             try:
-                entry = self._waiting.get(timeout=wait_s)
+                entry = self._waiting.get(timeout=_until(stop_s))
             except Empty:
-                return entries, False
+                break
             if entry is None:
                 return entries, True
-            now_s = time.monotonic()
             if not entries:
-                stop_s = min(stop_s, now_s + self._limits.gather_s)
+                stop_s = min(stop_s, time.monotonic() + self._limits.gather_s)
             entries.append(entry)
             self._num_taken += _num_candidates(entry.served)
+            if time.monotonic() >= stop_s:
+                break
+        return entries, False
 
     def _take(self, entries: list[Entry]) -> None:
         if entries:
@@ -166,6 +169,10 @@ class RequestLog:
         self._file, self._ends_s = None, math.inf
         self._num_rows, self._num_bytes = 0, 0
         self._batches.clear()
+
+
+def _until(moment_s: float) -> float | None:
+    return None if moment_s == math.inf else max(0.0, moment_s - time.monotonic())
 
 
 def _num_candidates(served: Served) -> int:
