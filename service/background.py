@@ -14,7 +14,8 @@ from scoring.views import View
 from service.serving import ServingVersion
 
 _NICENESS = 10
-"""Added to what the process has: low enough to yield the cores to requests, high enough not to starve while it holds the interpreter's lock."""
+"""Added to that of the process: low enough a priority to yield the cores to requests, high enough not to starve while
+it holds the interpreter's lock."""
 _NICEST = 19
 
 

@@ -83,8 +83,7 @@ def descendants(pid: int) -> dict[int, str]:
 def many(folder: Path, **settings: Any) -> Iterator[Many]:
     """Run a service of two workers, unless told otherwise; it is killed at the block's end if it still runs."""
     log = folder / "log"
-    patient = {"history_timeout_ms": 5000, "redis_timeout_s": 5, "max_queue_ms": 10_000}
-    defaults = {"workers": 2, "gate_max_psi": 100, **patient}
+    defaults = {"workers": 2, "history_timeout_ms": 5000, "redis_timeout_s": 5, "gate_max_psi": 100}
     with serving_process(log, **{**defaults, **settings}) as process:
         yield Many(process, await_ready(process), log)
 

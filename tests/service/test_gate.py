@@ -147,22 +147,21 @@ def test_histories_and_levels_count_as_they_were_used(gated: Running, own_store:
     """What is kept is what the answer was made from, whatever is stored by now."""
     levels = [i % 10 for i in CANDIDATES]
     gated.client.put_history(5, [3, 9, 4])
-    gated.client.rank(5, list(CANDIDATES), likes_level=levels, views_level=levels)
+
+    def num_kept() -> int:
+        gated.client.rank(5, list(CANDIDATES), likes_level=levels, views_level=levels)
+        return int(plain.xlen(recent_key("qin")))
+
+    wait_until(lambda: num_kept() >= 5)
     gated.client.put_history(5, [1])
-    wait_until(lambda: plain.xlen(recent_key("qin")) == 1)
     found = judged(gated, own_store.old.name, force=True)
-    assert found.psi is None
-    fill(gated, plain, 1)
-
-    def count() -> int:
-        gated.client.rank(5, list(CANDIDATES), history=[3, 9, 4], likes_level=levels, views_level=levels)
-        return plain.xlen(recent_key("qin"))
-
-    wait_until(lambda: count() >= 20)
-    plain.xtrim(recent_key("qin"), maxlen=5)
     old, new = (Expected(b).scores(CANDIDATES, [3, 9, 4], levels, levels) for b in (own_store.old, own_store.new))
-    found = judged(gated, own_store.new.name, force=True)
-    assert found.psi == pytest.approx(stability_index(np.tile(old, 5), np.tile(new, 5)), rel=1e-3)
+    expected = stability_index(np.tile(new, found.num_requests), np.tile(old, found.num_requests))
+    assert found.psi == pytest.approx(expected, rel=1e-3)
+    other = stability_index(
+        *(np.tile(Expected(b).scores(CANDIDATES, [1]), 5) for b in (own_store.new, own_store.old))
+    )
+    assert found.psi != pytest.approx(other, rel=1e-3)
 
 
 def test_requests_are_answered_while_the_gate_looks(
