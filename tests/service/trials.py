@@ -33,6 +33,12 @@ def rank_many(http: httpx.Client, num_requests: int, candidates: Sequence[int]) 
     return answers
 
 
+def metrics_of(http: httpx.Client) -> dict[str, float]:
+    """All samples by name and labels."""
+    lines = [line.rpartition(" ") for line in http.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
 def model_of(service: Running) -> ModelInfo:
     return service.client.model("qin")
 
