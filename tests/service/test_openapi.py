@@ -30,6 +30,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
+PATIENT = {"history_timeout_ms": 5000, "max_item_lag_ms": 60_000, "redis_timeout_s": 5, "max_queue_ms": 60_000}
 LATER = (503, 504)
 """Statuses from 500 on that a request can bring about: a deadline that is past, a queue that is full."""
 
@@ -52,8 +53,7 @@ class Api:
 @pytest.fixture
 def api(store: Store, redis_url, tmp_path) -> Iterator[Api]:
     """A service in which, in the end, nothing may have gone wrong."""
-    settings = {"history_timeout_ms": 5000, "max_item_lag_ms": 60_000, "redis_timeout_s": 5}
-    with serving_process(tmp_path / "log", store=store.folder, redis_url=redis_url, **settings) as process:
+    with serving_process(tmp_path / "log", store=store.folder, redis_url=redis_url, **PATIENT) as process:
         url = await_ready(process)
         yield Api(url, httpx.get(f"{url}/openapi.json").json(), store.new.name)
     assert "request failed" not in (tmp_path / "log").read_text()

@@ -15,7 +15,8 @@ from tests.service.running import await_ready, serving_process
 @pytest.fixture
 def url(store: Store, stocked_url, tmp_path) -> Iterator[str]:
     """Where a service with the newest version listens."""
-    with serving_process(tmp_path / "log", store=store.folder, redis_url=stocked_url) as process:
+    patient = {"history_timeout_ms": 5000, "max_item_lag_ms": 60_000, "max_queue_ms": 60_000}
+    with serving_process(tmp_path / "log", store=store.folder, redis_url=stocked_url, **patient) as process:
         yield await_ready(process)
 
 
