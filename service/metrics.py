@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from scoring.device import BODY
+from service.active_gauge import ActiveGauge
 from service.board import Board, ProcessCollector
 from service.lineup import Lineup
 from service.rank_metrics import RankMetrics
@@ -67,6 +68,8 @@ class Metrics:
         self._shadowed = {event: shadowed.labels(event) for event in ("compared", "dropped", "failed")}
         self._gauges = registry = CollectorRegistry()
         registry.register(self.rank.scores)
+        self.active = ActiveGauge(shared)
+        registry.register(self.active)
         self._serving = Gauge(
             "qin_serving", "1 for the version that serves", ["model", "version", "provider"], registry=registry
         )

@@ -32,6 +32,7 @@ class Owner:
         self._workers = Workers(SharedMemory(), self._take)
         self._mirror: Mirror | None = None
         self._registry: Registry | None = None
+        self._metrics: Metrics | None = None
 
     async def open(self, stack: contextlib.AsyncExitStack) -> None:
         """Read the catalogue, load a version, then take in workers until the stack is closed.
@@ -49,6 +50,7 @@ class Owner:
         )
         if self._registry.serving.scorer.provider != CPU:
             raise StartError(_NO_GPU)
+        self._metrics = metrics
         self._note()
         stack.push_async_callback(cancel, asyncio.create_task(self._keep_noting()))
         stack.push_async_callback(self._workers.close)
@@ -88,6 +90,7 @@ class Owner:
     def _note(self) -> None:
         assert self._registry is not None
         assert self._mirror is not None
+        assert self._metrics is not None
         board = self._family.board
         board["owner_beats"] += 1
         board["num_items"] = len(self._mirror)
@@ -97,3 +100,4 @@ class Owner:
         board["followed_ms"] = int(followed_s * 1000)
         board["has_problem"] = self._registry.problem is not None
         board["num_unknown_tags"] = self._registry.serving.rows.num_unknown_tags
+        self._metrics.active.share()

@@ -73,6 +73,11 @@ class Registry:
         return self._swapper.loading
 
     @property
+    def active(self) -> str | None:
+        """What all replicas were last told to serve; None before that was read."""
+        return self._pursuit.told.active
+
+    @property
     def problem(self) -> str | None:
         """Why something else serves here than should, or None."""
         return self._pursuit.problem

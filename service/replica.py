@@ -127,6 +127,7 @@ async def open_catalogue(
     stack.callback(gate.close)
     active = ActiveVersion(redis, settings.model)
     registry = Registry(options.store, options.model, Swapper(loader, metrics, audience), active, gate)
+    metrics.active.read = lambda: registry.active
     stack.push_async_callback(registry.close)
     with _or_no_start(url):
         await mirror.load()

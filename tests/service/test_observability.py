@@ -2,8 +2,10 @@ import re
 
 import pytest
 
-from contract.wire import Item
-from tests.service.running import Running, wait_until
+from contract.wire import Item, RankRequest
+from service.stages import STAGES
+from tests.service.catalogue import make_item
+from tests.service.running import Running, make_settings, running, wait_until
 
 
 def value(service: Running, name: str) -> float:
@@ -69,3 +71,39 @@ def test_tags_that_the_model_drops_are_counted(service: Running, store):
     wait_until(lambda: value(service, "qin_unknown_tags") == 2)
     service.client.promote(store.old.name)
     assert value(service, "qin_unknown_tags") == 2
+
+
+def test_the_active_version_is_told_beside_the_one_that_serves(service: Running, store):
+    """Both are the same once a promotion is done, and no other version is called active."""
+    for name in (store.new.name, store.old.name):
+        service.client.promote(name)
+        wait_until(lambda name=name: f'qin_active{{version="{name}"}} 1.0' in service.http.get("/metrics").text)
+        assert value(service, f'qin_serving{{model="qin",provider="CPUExecutionProvider",version="{name}"}}') == 1
+    assert service.http.get("/metrics").text.count("\nqin_active{") == 1
+
+
+def test_stages_scores_and_writes_are_told(service: Running, store):
+    """Each stage of each rank, each score under its version, each written event and item."""
+    service.client.rank(1, [1, 2, 3])
+    service.client.rank_many([RankRequest(1, [4]), RankRequest(2, [5, 6])])
+    service.client.append_events(1, [7, 8])
+    service.client.put_item(3, make_item(3))
+    service.client.delete_item(4)
+    for stage in STAGES:
+        assert value(service, f'qin_rank_stage_seconds_count{{stage="{stage}"}}') == 2
+    assert value(service, f'qin_score_count{{version="{store.new.name}"}}') == 6
+    assert value(service, f'qin_score_bucket{{le="1.0",version="{store.new.name}"}}') == 6
+    assert value(service, 'qin_request_candidates_bucket{le="1.0"}') == 0
+    assert value(service, 'qin_request_candidates_bucket{le="5.0"}') == 2
+    assert value(service, "qin_queued_candidates") == 0
+    assert value(service, 'qin_writes_total{what="events"}') == 2
+    assert value(service, 'qin_writes_total{what="items"}') == 2
+
+
+def test_what_is_shed_is_told_by_reason(store, stocked_url):
+    """A deadline that cannot be met is counted as such."""
+    with running(make_settings(store.folder, stocked_url)) as service:
+        body = {"user_id": 1, "candidates": [1, 2], "deadline_ms": 0.001}
+        assert service.http.post("/v1/rank", json=body).status_code == 504
+        assert value(service, 'qin_shed_total{reason="expired"}') == 1
+        assert value(service, 'qin_shed_total{reason="wait"}') == 0
