@@ -325,22 +325,37 @@ def serve(
     )
 
 
-@app.command(epilog="Example: `qin rank --user 42 --candidates 7,9,11 --top-k 2`")
+@app.command(epilog="Example: `qin rank --user 42 --candidates 7,9,11 --top-k 2 --explain`")
 def rank(
     user: Annotated[int, typer.Option(help="The user's id.")],
     candidates: Annotated[str, typer.Option(help="Item ids, separated by commas.")],
     top_k: Annotated[int | None, typer.Option(help="Only the best so many.")] = None,
+    history: Annotated[
+        str | None, typer.Option(help="Item ids, oldest first, in place of the stored ones; '' is none.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Tell which items of the history count.")] = False,
+    deadline_ms: Annotated[float | None, typer.Option(help="After so long an answer is of no use.")] = None,
     url: Url = DEFAULT_URL,
+    key: Annotated[
+        str | None, typer.Option(help="Read key or admin key, if the service has one.", envvar="QIN_READ_KEY")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Rank candidates for a user."""
-    try:
-        ids = [int(item) for item in candidates.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter(f"{candidates!r} is not a list of item ids such as 1,2,3") from error
+    ids, seen = _ids(candidates), None if history is None else _ids(history) if history.strip() else []
     from contract.client import Client
+    from service import ranking_table
 
-    with Client(url) as client:
-        _print_json(client.rank(user, ids, top_k=top_k))
+    with Client(url, read_key=key) as client:
+        answer = client.rank(user, ids, top_k=top_k, history=seen, explain=explain, deadline_ms=deadline_ms)
+    _show(answer, ranking_table.ranking(answer, ids), as_json)
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a list of item ids such as 1,2,3") from error
 
 
 @app.command(epilog="Example: `qin models --url http://127.0.0.1:8000`")

@@ -165,18 +165,21 @@ def test_a_service_is_asked_and_told_from_the_command_line(product: Product, tmp
     with running(product.store, data_dir, tmp_path / "serve.log") as url:
         histories = call("load-histories", "--data", product.data.train, "--data-dir", data_dir)
         assert "200 histories written, 0 users had rows that differed" in histories.stdout
-        answer = json.loads(call("rank", "--user", 7, "--candidates", "1,2,3", "--top-k", 2, "--url", url).stdout)
+        ranked = call("rank", "--user", 7, "--candidates", "1,2,3", "--top-k", 2, "--url", url, "--json")
+        answer = json.loads(ranked.stdout)
         assert answer["version"] == product.bundle.name
         assert len(answer["items"]) == len(answer["scores"]) == 2
         assert answer["unknown_items"] == answer["degraded"] == []
-        listed = json.loads(call("models", "--url", url).stdout)
+        listed = json.loads(call("models", "--url", url, "--json").stdout)
         assert listed["serving"] == product.bundle.name
         exported = call(
             "export", "--checkpoint", product.checkpoint, "--items", product.data.items, "--store", product.store
         )
         second = exported.stdout.strip()
-        assert json.loads(call("promote", second, "--url", url).stdout)["serving"] == second
-        assert json.loads(call("rollback", "--url", url).stdout)["serving"] == product.bundle.name
+        promoted = json.loads(call("promote", second, "--url", url, "--json").stdout)
+        assert promoted["models"][0]["serving"] == second
+        rolled_back = json.loads(call("rollback", "--url", url, "--json").stdout)
+        assert rolled_back["models"][0]["serving"] == product.bundle.name
         unknown = call("promote", "no-such-version", "--url", url)
         assert unknown.returncode == 1
         assert "no version no-such-version" in unknown.stderr
