@@ -15,7 +15,7 @@ from tests.service.running import await_ready, serving_process
 @pytest.fixture
 def url(store: Store, stocked_url, tmp_path) -> Iterator[str]:
     """Where a service with the newest version listens."""
-    patient = {"history_timeout_ms": 5000, "max_item_lag_ms": 60_000, "max_queue_ms": 60_000}
+    patient = {"history_timeout_ms": 5000, "max_item_lag_ms": 60_000, "max_queue_ms": 60_000, "gate_max_psi": 100}
     with serving_process(tmp_path / "log", store=store.folder, redis_url=stocked_url, **patient) as process:
         yield await_ready(process)
 
