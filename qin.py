@@ -22,7 +22,15 @@ err = Console(stderr=True, soft_wrap=True)
 Data = Annotated[Path, typer.Option(help="A folder with train.parquet, valid.parquet and item_info.parquet.")]
 Rows = Annotated[Path, typer.Option(help="A clicks file in the MM-CTR layout.")]
 Items = Annotated[Path, typer.Option(help="An item_info.parquet.")]
-Store = Annotated[Path, typer.Option(help="The folder of published models.", envvar="QIN_STORE")]
+Store = Annotated[
+    str, typer.Option(help="The folder of published models, or a URL such as s3://bucket/models.", envvar="QIN_STORE")
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where copies from a store at a URL are kept; by default in the user's cache.", envvar="QIN_CACHE_DIR"
+    ),
+]
 Model = Annotated[str, typer.Option(help="Name of the model.", envvar="QIN_MODEL")]
 Redis = Annotated[
     str | None, typer.Option(help="Redis URL; the embedded Valkey where none is given.", envvar="QIN_REDIS_URL")
@@ -32,6 +40,9 @@ DataDir = Annotated[
     typer.Option(help="Folder of the embedded Valkey; by default in the user's data folder.", envvar="QIN_DATA_DIR"),
 ]
 Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="QIN_URL")]
+InUseAt = Annotated[
+    str | None, typer.Option("--url", help="A service: what it uses is not deleted.", envvar="QIN_URL")
+]
 AdminKey = Annotated[str | None, typer.Option(help="Admin key, if the service has one.", envvar="QIN_ADMIN_KEY")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -128,7 +139,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a model on clicks; by several processes where torchrun starts it (docs/training.md)."""
-    from training.clickcache import default_cache
+    from contract.files import default_cache
     from training.grow import recipe_for
     from training.ranks import is_first_process
     from training.recipes import with_settings
@@ -234,16 +245,23 @@ def export(
     max_auc_loss: Annotated[
         float, typer.Option(help="Publish nothing that loses more AUC than this to float32.")
     ] = 1e-4,
+    cache_dir: CacheDir = None,
+    keep: Annotated[
+        int | None, typer.Option(help="Then delete all versions but the newest so many; see prune.", min=1)
+    ] = None,
+    url: InUseAt = None,
+    key: AdminKey = None,
 ) -> None:
     """Publish a checkpoint as a bundle and print its version."""
     from contract.bundle import read_manifest
+    from contract.store import open_store
     from export.checkpoint import export_checkpoint
     from export.measure import describe
 
     bundle = export_checkpoint(
         checkpoint,
         items,
-        store,
+        open_store(store, cache_dir),
         model,
         fold_weights=fold,
         split_first_layer=split,
@@ -255,6 +273,39 @@ def export(
     if measured is not None:
         err.print(describe(measured))
     print(bundle.name)  # noqa: T201
+    if keep is not None:
+        _prune(store, cache_dir, model, keep, url, key, err)
+
+
+@app.command(epilog="Example: `qin prune --store store --keep 5 --url http://127.0.0.1:8000`")
+def prune(
+    store: Store,
+    keep: Annotated[int, typer.Option(help="The newest versions that stay in any case.", min=1)],
+    model: Model = "qin",
+    url: InUseAt = None,
+    key: AdminKey = None,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Delete all versions but the newest, and with --url all but those that the service uses too."""
+    _prune(store, cache_dir, model, keep, url, key, out)
+
+
+def _prune(
+    store: str, cache_dir: Path | None, model: str, keep: int, url: str | None, key: str | None, console: Console
+) -> None:
+    from contract.client import Client
+    from contract.pruning import prune as run
+    from contract.pruning import versions_in_use
+    from contract.store import open_store
+
+    needed: frozenset[str] = frozenset()
+    if url is not None:
+        with Client(url, key) as client:
+            needed = versions_in_use(client.model(model))
+    pruned = run(open_store(store, cache_dir), model, keep, needed)
+    for what, names in (("deleted", pruned.removed), ("leftovers deleted", pruned.leftovers)):
+        if names:
+            console.print(f"{what}: {', '.join(names)}", highlight=False)
 
 
 @app.command(epilog="Example: `qin load-items --items data/item_info.parquet --levels data/train.parquet`")
@@ -294,6 +345,7 @@ def load_histories(
 def serve(
     store: Store,
     model: Model = "qin",
+    cache_dir: CacheDir = None,
     redis: Redis = None,
     data_dir: DataDir = None,
     host: Annotated[str, typer.Option(help="Address to listen on.", envvar="QIN_HOST")] = "127.0.0.1",
@@ -314,6 +366,7 @@ def serve(
         run(
             store=store,
             model=model,
+            cache_dir=cache_dir,
             redis_url=redis,
             data_dir=data_dir,
             host=host,

@@ -4,12 +4,10 @@ Versions are whole or absent, and never change. In a folder that is a rename; el
 written after all its other files and removed before them, so that whoever finds a manifest finds a version.
 """
 
-import contextlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from contract.bundle import Bundle, BundleCorruptError, BundleError, BundleNotFoundError, check_name, read_bundle
+from contract.bundle import Bundle, BundleCorruptError, BundleError, read_bundle
 from contract.files import default_cache
 from contract.location import is_url
 from contract.manifest import Manifest
@@ -116,36 +114,3 @@ def _manifest(store: Store, model: str, version: str) -> Manifest | None:
     except BundleError:
         return None
     return manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What pruning did."""
-
-    removed: tuple[str, ...]
-    """Versions, oldest first."""
-    leftovers: tuple[str, ...]
-    """What crashes had left."""
-
-
-def prune(store: Store, model: str, keep: int, needed: frozenset[str] = frozenset()) -> Pruned:
-    """Remove all versions of a model but the newest `keep` and those that are `needed`, and old leftovers.
-
-    What cannot be read as a version of this model is neither counted nor touched.
-
-    Raises
-    ------
-    BundleError
-        The store does not answer, or refuses; what was removed by then is gone.
-    ValueError
-        `keep` is less than 1.
-    """
-    if keep < 1:
-        raise ValueError("at least one version is kept")
-    check_name(model, "model")
-    versions = [manifest.version for manifest in manifests(store, model)]
-    doomed = [version for version in versions[:-keep] if version not in needed]
-    for version in doomed:
-        with contextlib.suppress(BundleNotFoundError):  # somebody else prunes too
-            store.remove(model, version)
-    return Pruned(tuple(doomed), tuple(store.remove_leftovers(model)))

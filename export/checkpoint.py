@@ -4,6 +4,7 @@ from pathlib import Path
 
 from contract.manifest import Precision, Provenance
 from contract.mmctr import read_items
+from contract.store import Store
 from export.exporter import MAX_AUC_LOSS, TrainedModel, export_model
 from training.checkpoint import load_checkpoint
 
@@ -11,7 +12,7 @@ from training.checkpoint import load_checkpoint
 def export_checkpoint(
     checkpoint: Path,
     items: Path,
-    store: Path,
+    store: Store | Path,
     model: str = "qin",
     *,
     fold_weights: bool = True,
@@ -29,6 +30,8 @@ def export_checkpoint(
         costs too much.
     ParityError
         The bundle does not score as the model does: nothing is published.
+    BundleError
+        The store does not take it.
     """
     loaded = load_checkpoint(checkpoint)
     info = loaded.info

@@ -17,15 +17,14 @@ from contract.bundle import (
     check_name,
     hash_files,
     new_version,
-    publish,
     read_bundle,
     stage,
-    staging_folder,
 )
 from contract.ids import IdIndex
 from contract.manifest import Manifest, Measured, Precision, Provenance, TableSpec, Tolerance
 from contract.mmctr import ItemInfo
 from contract.schema import Schema
+from contract.store import Store, open_store
 from export.draft import Draft
 from export.errors import ExportError
 from export.fold import fold
@@ -75,7 +74,7 @@ class Form:
 def export_model(
     trained: TrainedModel,
     items: ItemInfo,
-    store: Path,
+    store: Store | Path,
     model: str = "qin",
     *,
     fold_weights: bool = True,
@@ -84,7 +83,7 @@ def export_model(
     validation: Path | None = None,
     max_auc_loss: float = MAX_AUC_LOSS,
 ) -> Path:
-    """Publish a network as a new version of `model` and return the bundle's folder.
+    """Publish a network as a new version of `model` and return the bundle's folder, in the store or on this machine.
 
     Parameters
     ----------
@@ -93,7 +92,7 @@ def export_model(
     items
         The catalogue that golden rows are taken from; with `validation` it holds all items of its clicks.
     store
-        The folder of models; made where it is not there.
+        Where models lie; a folder is made where it is not there.
     model
         Name of the model in the store.
     fold_weights
@@ -117,6 +116,8 @@ def export_model(
         The validation rows cannot be read, do not fit the items or the model, or have scores that are not finite.
     ParityError
         The bundle does not score as the model does: nothing is published.
+    BundleError
+        The store does not take it.
     """
     check_name(model, "model")
     form = Form(fold_weights, split_first_layer, precision)
@@ -132,16 +133,16 @@ def export_model(
         measured = measure(draft, float32, rows, items)
         _check_loss(measured, precision, max_auc_loss)
         draft = _with_measured(draft, measured)
-    return _publish(draft, store)
+    return _publish(draft, open_store(store) if isinstance(store, Path) else store)
 
 
-def _publish(draft: Draft, store: Path) -> Path:
+def _publish(draft: Draft, store: Store) -> Path:
     """Make a draft a version if it scores as its golden rows say."""
-    staged = staging_folder(store, draft.manifest.model)
+    staged = store.staging_folder(draft.manifest.model)
     try:
         stage(staged, draft.manifest, draft.contents)
         Scorer(read_bundle(staged)).verify()
-        return publish(staged, draft.manifest.version)
+        return store.publish(staged, draft.manifest.version)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 

@@ -8,9 +8,7 @@ rows are asked for. Arrays of full width were preferred to flat ones without pad
 """
 
 import hashlib
-import os
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,13 +29,6 @@ _WORTH_BYTES = 64 * 2**20
 """Smaller sets are read from parquet in less than a second."""
 _UNUSED_S = 30 * 86_400
 """An entry that no run has opened for so long is removed when another one is written."""
-
-
-def default_cache() -> Path:
-    """Return the user's folder for what can be made again."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "qin"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qin"
 
 
 def open_click_rows(

@@ -27,7 +27,8 @@ from contract.bundle import (
     read_manifest,
     stage,
 )
-from contract.store import Store, open_store, prune
+from contract.pruning import prune
+from contract.store import Store, open_store
 from tests.contract.stores import KINDS, URL_KINDS, location
 from tests.fakes import make_bundle
 
