@@ -28,9 +28,10 @@ class ActiveGauge(Collector):
         name = self.read()
         if self._path is not None and name is not None and name != self._shared:
             temporary = self._path.with_suffix(".new")
-            temporary.write_text(name)
-            temporary.replace(self._path)
-            self._shared = name
+            with contextlib.suppress(OSError):  # whatever clears temporary folders may have been there
+                temporary.write_text(name)
+                temporary.replace(self._path)
+                self._shared = name
 
     def collect(self) -> Iterator[Metric]:
         """Give 1 for the active version."""

@@ -4,13 +4,13 @@ Each process counts in a file of its own in one folder. A process that replaces 
 with its file, so that no count is ever lost and no file is left over.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import values
 
@@ -19,13 +19,13 @@ from service.filelock import FileLock
 _PREFIX = "qin-metrics-"
 _UNNAMED_PREFIX = "qin-new-metrics-"
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-_LIVE = "live"
-"""How modes of gauges begin that are of running processes alone: see `multiprocess_mode` of prometheus_client."""
+SUMMED: Final = "livesum"
+"""The `multiprocess_mode` of gauges that are added up over the processes that run."""
 
 _process = ""
 
 
-@contextmanager
+@contextlib.contextmanager
 def shared_folder() -> Iterator[Path]:
     """Give a folder of counters for as long as the block runs; those that killed services left behind go first."""
     parent = Path(tempfile.gettempdir())
@@ -54,7 +54,7 @@ def count_in(folder: Path, process: str) -> None:
     in_file = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
 
     def value(kind: str, *arguments: Any, **options: Any) -> Any:
-        if kind == "gauge" and not options.get("multiprocess_mode", "").startswith(_LIVE):
+        if kind == "gauge" and options.get("multiprocess_mode") != SUMMED:
             return values.MutexValue(kind, *arguments, **options)  # type: ignore[no-untyped-call]
         # Looked up when a file is opened; left in place it would make every gauge complain that it is cleared.
         os.environ[_FOLDER] = str(folder)
@@ -73,9 +73,9 @@ def process_name() -> str:
 
 
 def forget_gauges(folder: Path, process: str) -> None:
-    """Leave the gauges of a process that died out of what is added up."""
-    for left in folder.glob(f"gauge_{_LIVE}*_{process}.db"):
-        left.unlink(missing_ok=True)
+    """Leave the gauges of a process that died out of what is added up; opens nothing, and never fails."""
+    with contextlib.suppress(OSError):
+        (folder / f"gauge_{SUMMED}_{process}.db").unlink()
 
 
 def _remove_if_abandoned(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from service.counters import process_name
+from service.counters import SUMMED, process_name
 from service.observers import Served
 from service.score_counts import ScoreCounts
 from service.stages import STAGES
@@ -70,7 +70,7 @@ class RankMetrics:
             "qin_queued_candidates",
             "Candidates being ranked or waiting for it, in all processes",
             registry=registry,
-            multiprocess_mode="livesum",
+            multiprocess_mode=SUMMED,
         )
         self._queued.set(0)
         self.scores = ScoreCounts(None if shared is None else shared / "scores", process_name())
