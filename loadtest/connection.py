@@ -62,7 +62,7 @@ class Connection:
         self._target, self._selector, self._context = target, selector, context
         self._unsent: bytes | memoryview = b""
         self._body: list[bytes] = []
-        self._complete = False
+        self._complete = self._keep = False
         self._parser = httptools.HttpResponseParser(self)
         self._socket = socket.socket(target.family, socket.SOCK_STREAM)
         self._socket.setblocking(False)
@@ -118,8 +118,8 @@ class Connection:
         self._body.append(data)
 
     def on_message_complete(self) -> None:
-        """Note that an answer is whole (called by the parser)."""
-        self._complete = True
+        """Note that an answer is whole, and what only now can be asked (called by the parser)."""
+        self._complete, self._keep = True, self._parser.should_keep_alive()
 
     def _connected(self) -> None:
         status = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -195,7 +195,7 @@ class Connection:
         degraded = status == 200 and not any(_NOT_DEGRADED in part for part in self._body)
         if degraded and len(self._body) > 1:
             degraded = _NOT_DEGRADED not in b"".join(self._body)
-        if self._unsent or not self._parser.should_keep_alive():
+        if self._unsent or not self._keep:
             self.close()
         else:
             self._idle()

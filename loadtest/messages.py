@@ -29,11 +29,15 @@ def make_messages(host: str, headers: Mapping[str, str], candidate_lists: Sequen
     common += [f"{name}: {value}" for name, value in headers.items()]
     heads, tails = [], []
     for candidates in candidate_lists:
-        opening = '{"user_id":'
-        tail = f',"candidates":[{",".join(map(str, candidates.tolist()))}]}}'
+        opening, tail = request_body(candidates)
         length = len(opening) + _USER_WIDTH + len(tail)
         lines = ["POST /v1/rank HTTP/1.1", *common, f"Content-Length: {length}"]
-        heads.append(("\r\n".join(lines) + "\r\n\r\n" + opening).encode())
-        tails.append(tail.encode())
+        heads.append(("\r\n".join(lines) + "\r\n\r\n").encode() + opening)
+        tails.append(tail)
     sizes = np.array([len(candidates) for candidates in candidate_lists], dtype=np.int64)
     return Messages(tuple(heads), tuple(tails), sizes)
+
+
+def request_body(candidates: NDArray[np.int64]) -> tuple[bytes, bytes]:
+    """Return what stands before and after the user's id in a rank request."""
+    return b'{"user_id":', f',"candidates":[{",".join(map(str, candidates.tolist()))}]}}'.encode()

@@ -61,8 +61,8 @@ class Report:
         if late:
             name = max(late, key=late.__getitem__)
             found.append(
-                f"the generator itself was late, by {late[name]:.1f} ms at p99 where it was most ({name}), which counts "
-                "as latency: run it on a machine of its own, or with more processes"
+                f"the generator itself was late, by {late[name]:.1f} ms at p99 where it was most ({name}), which "
+                "counts as latency: run it on a machine of its own, or with more processes"
             )
         resent = sum(part.summary.resent for part in self.outcome.parts)
         if resent:

@@ -89,6 +89,7 @@ class Sender:
 
     def prepare(self) -> None:
         """Open the first connections, so that the first requests need not wait for them."""
+        gc.collect()
         wanted = (
             self._job.num_connections if self._times is None else min(_FIRST_CONNECTIONS, self._job.num_connections)
         )
@@ -111,7 +112,6 @@ class Sender:
         array of (n, NUM_COLUMNS)
             See `loadtest.samples`.
         """
-        gc.collect()
         gc.disable()
         self._start, self._end = start, start + self._job.closed_s
         if self._times is None:
