@@ -4,7 +4,14 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from scoring.device import BODY
@@ -29,6 +36,7 @@ class Metrics:
     """
 
     def __init__(self, shared: Path | None = None) -> None:
+        disable_created_metrics()  # a series more for each, which nobody reads
         self._shared = shared
         self._counted = registry = CollectorRegistry()
         self.requests = Counter("qin_requests", "Requests answered", ["route", "method", "status"], registry=registry)
@@ -93,7 +101,6 @@ class Metrics:
             "Redis, or nodes of it, not asked for histories: no answer",
             registry=registry,
         )
-        self._queued = Gauge("qin_queued_candidates", "Candidates being ranked or waiting for it", registry=registry)
         self._items = Gauge("qin_items", "Items in the mirror", registry=registry)
         self._lag = Gauge(
             "qin_items_lag_seconds", "Since when writes to the catalogue may not be known here", registry=registry
