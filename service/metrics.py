@@ -36,7 +36,8 @@ class Metrics:
     """
 
     def __init__(self, shared: Path | None = None) -> None:
-        disable_created_metrics()  # a series more for each, which nobody reads
+        # A series more for each counter, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._shared = shared
         self._counted = registry = CollectorRegistry()
         self.requests = Counter("qin_requests", "Requests answered", ["route", "method", "status"], registry=registry)
