@@ -145,7 +145,7 @@ class Story:
         with self.step("Swap to the second model under steady requests, and back") as say:
             with SteadyRequests(url, users, self.candidates()) as requests:
                 time.sleep(0.5)
-                # It learned for fewer epochs, so that the story stays short, and is worth less: the gate would hold it back.
+                # It learned for fewer epochs, so that the story stays short: the gate would hold it back.
                 gate = client.promote(second, force=True).gate
                 time.sleep(0.5)
                 client.rollback()

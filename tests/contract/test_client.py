@@ -2,8 +2,15 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from uvicorn import Config
 
 from contract.client import ONCE, Client, ClientError
+from contract.course import POOL
+
+
+def test_an_idle_connection_is_closed_before_the_service_closes_it():
+    """The pool gives a connection up sooner than uvicorn does, so that no request meets its end."""
+    assert POOL.idle_s < Config("any").timeout_keep_alive
 
 
 @pytest.fixture
