@@ -17,6 +17,7 @@ from service import (
 )
 from service.access_log import AccessLog
 from service.counting import CountRequests
+from service.hot_routes import HotRoute, HotRoutes
 from service.replica import Replica
 from service.request_ids import RequestIds
 from service.statistics import VersionStatistics
@@ -39,8 +40,15 @@ def create_app(replica: Replica) -> FastAPI:
     app.include_router(repository_routes.router)
     problem.register(app)
     openapi.describe(app)
+    if replica.tracing is None:  # else spans of requests are made on the way that these save
+        app.add_middleware(HotRoutes, routes=_hot_routes(replica.settings.model))
     app.add_middleware(CountRequests, metrics=replica.metrics)
     if replica.settings.access_log:
         app.add_middleware(AccessLog)
     app.add_middleware(RequestIds)
     return app
+
+
+def _hot_routes(model: str) -> dict[str, HotRoute]:
+    infer = HotRoute("/v2/models/{model}/infer", infer_routes.infer, {"model": model})
+    return {"/v1/rank": HotRoute("/v1/rank", rank_routes.rank, {}), f"/v2/models/{model}/infer": infer}

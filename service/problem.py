@@ -53,9 +53,18 @@ def register(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _request_error(request: Request, error: Exception) -> Response:
-    error = cast("RequestError", error)
+def of_error(request: Request, error: RequestError) -> Response:
+    """Return what a request that cannot be answered is told."""
     return refusal(request, error.status, error.title, error.detail, error.field, error.headers)
+
+
+def of_disconnect(request: Request) -> Response:
+    """Return what nobody will read: the caller is gone."""
+    return refusal(request, 400, "Incomplete", "the connection closed before the body was whole")
+
+
+async def _request_error(request: Request, error: Exception) -> Response:
+    return of_error(request, cast("RequestError", error))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -71,7 +80,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 
 async def _disconnected(request: Request, _error: Exception) -> Response:
-    return refusal(request, 400, "Incomplete", "the connection closed before the body was whole")
+    return of_disconnect(request)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -1,5 +1,6 @@
 """Ranking, the heart: queries in, scores out."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -159,8 +160,9 @@ def _ranking(
     query: Query, version: ServingVersion, history: History, scored: Scored, degraded: tuple[str, ...]
 ) -> Ranking:
     """Return the answer to a query; a score that overflowed counts as 0, and the answer says so."""
-    scores, finite = scored.scores, np.isfinite(scored.scores)
-    if not finite.all():
+    scores = scored.scores
+    if not math.isfinite(scores.sum()):
+        finite = np.isfinite(scores)
         num_lost = int(len(scores) - finite.sum())
         _log.warning("scores are not finite and count as 0", user_id=query.user_id, num_scores=num_lost)
         scores, degraded = np.where(finite, scores, np.float32(0)), (*degraded, "scores")
