@@ -39,7 +39,8 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
         It cannot be read.
     """
     path = folder / name
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+    # Not Path.resolve, which has an error of its own for links that lead to themselves.
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise UnfitFileError("it is a link that leads out of its folder")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
@@ -48,4 +49,4 @@ def read_inside(folder: Path, name: str, most_bytes: int) -> bytes:
             raise UnfitFileError("it is no plain file")
         if status.st_size > most_bytes:
             raise UnfitFileError(f"its {status.st_size} bytes are more than the {most_bytes} that it may have")
-        return file.read(most_bytes)
+        return file.read(status.st_size)
