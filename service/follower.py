@@ -214,7 +214,8 @@ class Follower:
                 version = MappedVersion(name, scorer, rows)
                 await asyncio.to_thread(warm_up, version)
         except (RequestError, ScoringError) as error:
-            if not self.is_serving and not self._started.done():
+            # One that cannot open what is on trial only takes no part in that.
+            if not self.is_serving and not owner.versions and not self._started.done():
                 self._started.set_exception(NoVersionError(f"version {name} cannot be served by a worker: {error}"))
             raise
         owner.versions[name] = version
