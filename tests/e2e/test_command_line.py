@@ -24,6 +24,7 @@ COMMANDS = [
     "import",
     "evaluate",
     "export",
+    "prune",
     "load-items",
     "load-histories",
     "serve",
