@@ -24,7 +24,7 @@ from service.settings import Settings, read_settings
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LULL_S = 0.2
 _LONGEST_LULL_S = 2.0
-_SWITCH_S = 0.001
+SWITCH_S = 0.001
 """The longest that a request waits for the interpreter while another thread encodes items; Python's own is 5 ms."""
 
 
@@ -39,7 +39,7 @@ def serve(**overrides: object) -> int:
     try:
         settings = read_settings(**overrides)
         logs.configure()
-        sys.setswitchinterval(_SWITCH_S)
+        sys.setswitchinterval(SWITCH_S)
         if settings.workers > 1:
             from service.supervisor import supervise  # which in turn needs this module
 
