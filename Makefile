@@ -14,7 +14,7 @@ BUILD_KERNELS = $(BIN)/python -m kernels.build || { test $$? -eq 3 \
 	&& $(BIN)/python -m pip install --quiet --constraint constraints.txt ziglang 2>/dev/null \
 	&& $(BIN)/python -m kernels.build; }
 
-.PHONY: demo test test-slow check format bench-kernels chaos kernels clean $(TAKEN_AWAY)
+.PHONY: demo test test-slow check format bench bench-kernels bench-swaps bench-overload chaos kernels clean $(TAKEN_AWAY)
 
 demo: $(READY) $(KERNELS) ## train, export, serve, rank, swap on generated data
 	$(BIN)/qin demo
@@ -42,8 +42,17 @@ bench-kernels: $(READY) $(KERNELS) ## the ranker in every form, and the tower be
 chaos: $(READY) $(KERNELS) ## break Redis in every way under constant requests, and check every answer
 	$(BIN)/python -m tests.chaos
 
+bench: $(READY) $(KERNELS) ## where a request's time goes, and what load adds to it
+	$(BIN)/python -m tests.bench.stages
+
 bench-training: $(READY) ## training against the published order of computation
 	$(BIN)/python -m tests.bench.training
+
+bench-swaps: $(READY) $(KERNELS) ## a hundred swaps under load: failures, memory, latency in and between them
+	$(BIN)/python -m tests.bench.swaps
+
+bench-overload: $(READY) $(KERNELS) ## three times what the service can do
+	$(BIN)/python -m tests.bench.overload
 
 kernels: $(READY) ## compile the fused kernels again
 	$(BUILD_KERNELS)

@@ -41,12 +41,17 @@ class Swaps:
                 if clock.now_s() + self.pause_s > clock.end_s:
                     return
                 clock.wait_until(max(clock.now_s(), 0) + self.pause_s)
-                self._swap(clock)
+                self.swap(clock)
         finally:
-            if len(self.events) % 2:
-                self.client.promote(self._first, self.model, force=True)
+            self.restore()
 
-    def _swap(self, clock: Clock) -> None:
+    def restore(self) -> None:
+        """Let the version serve again that served at first."""
+        if len(self.events) % 2:
+            self.client.promote(self._first, self.model, force=True)
+
+    def swap(self, clock: Clock) -> None:
+        """Promote the version that does not serve, and note when."""
         version = self._first if len(self.events) % 2 else self._second
         started = clock.now_s()
         self.client.promote(version, self.model, force=True)
