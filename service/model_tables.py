@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -47,23 +48,17 @@ def trial(report: TrialReport) -> RenderableType:
 
 
 def _versions(info: ModelInfo) -> Table:
-    table = Table("version", "created", "AUC", "log loss", "precision", "", title=f"{info.name} on {info.provider}")
+    table = _table(f"{info.name} on {info.provider}", "version", "AUC", "log loss", "precision", "")
     for version in info.versions:
         roles = [
             role
-            for role, name in (("active", info.active), ("serves here", info.serving), ("previous", info.previous))
+            for role, name in (("active", info.active), ("serves", info.serving), ("previous", info.previous))
             if name == version.version
         ]
         if info.trial is not None and info.trial.version == version.version:
-            roles.append(_how(info.trial))
-        table.add_row(
-            version.version,
-            version.created[:19],
-            _number(version.auc, 4),
-            _number(version.log_loss, 4),
-            version.precision,
-            ", ".join(roles),
-        )
+            roles.append("shadow" if info.trial.shadow else f"canary {info.trial.canary or 0:.2%}")
+        measures = _number(version.auc, 4), _number(version.log_loss, 4)
+        table.add_row(version.version, *measures, version.precision, ", ".join(roles))
     return table
 
 
@@ -71,21 +66,14 @@ def _how(trial: TrialInfo) -> str:
     return "on trial in the shadow" if trial.shadow else f"on trial for {trial.canary or 0:.2%} of the users"
 
 
-def _replicas(replicas: Sequence[ReplicaInfo]) -> Table:
-    table = Table("replica", "state", "serves", "on trial", "said", "problem", title="replicas")
+def _replicas(replicas: Sequence[ReplicaInfo]) -> RenderableType:
+    table = _table("replicas", "serves", "replica", "state", "tries", "said")
     for replica in replicas:
         style = {"failed": "red", "loading": "yellow"}.get(replica.state, "")
-        said = f"{replica.age_s:.0f} s ago"
-        table.add_row(
-            replica.id,
-            replica.state,
-            replica.version,
-            replica.trial or "",
-            said,
-            escape(replica.problem or ""),
-            style=style,
-        )
-    return table
+        said, tries = f"{replica.age_s:.0f} s ago", "yes" if replica.trial else "-"
+        table.add_row(replica.version, replica.id, replica.state, tries, said, style=style)
+    problems = [f"{escape(replica.id)}: {escape(replica.problem)}" for replica in replicas if replica.problem]
+    return Group(table, *problems)
 
 
 def _gate(gate: GateResult) -> RenderableType:
@@ -102,13 +90,13 @@ def _gate(gate: GateResult) -> RenderableType:
 def _shadow(seen: ShadowReport) -> RenderableType:
     if not seen.requests:
         return f"nothing compared yet; {seen.dropped} requests dropped, {seen.failed} failed"
-    agreement = Table("requests", "candidates", "dropped", "failed", "same first", "top 10 shared", title="agreement")
+    agreement = _table("agreement", "requests", "candidates", "dropped", "failed", "same first", "top 10 shared")
     agreement.add_row(
         *(str(number) for number in (seen.requests, seen.candidates, seen.dropped, seen.failed)),
         f"{seen.same_top_1:.1%}",
         f"{seen.top_10_overlap:.1%}",
     )
-    difference = Table("mean", "largest", "correlation", title="difference of scores")
+    difference = _table("difference of scores", "mean", "largest", "correlation")
     difference.add_row(
         _number(seen.mean_difference, 5), _number(seen.max_difference, 5), _number(seen.correlation, 4)
     )
@@ -117,7 +105,7 @@ def _shadow(seen: ShadowReport) -> RenderableType:
 
 def _scores(seen: ShadowReport) -> Table:
     names = list(seen.serving.quantiles)
-    table = Table("scores", "mean", *names, "ms a request", title=f"scores; times of {seen.num_timed} requests")
+    table = _table(f"scores, and times of {seen.num_timed} requests", "", "mean", *names, "ms")
 
     def row(name: str, summary: ScoreSummary, time_ms: float | None) -> None:
         quantiles = (_number(summary.quantiles.get(name), 4) for name in names)
@@ -125,6 +113,15 @@ def _scores(seen: ShadowReport) -> Table:
 
     row("serving", seen.serving, seen.serving_ms)
     row("on trial", seen.trial, seen.trial_ms)
+    return table
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    """Return a table whose first column is always whole: names are there to be copied."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table
 
 

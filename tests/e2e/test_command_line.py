@@ -31,6 +31,7 @@ COMMANDS = [
     "rank",
     "models",
     "promote",
+    "trial",
     "rollback",
     "demo",
 ]
@@ -177,6 +178,12 @@ def test_a_service_is_asked_and_told_from_the_command_line(product: Product, tmp
             "export", "--checkpoint", product.checkpoint, "--items", product.data.items, "--store", product.store
         )
         second = exported.stdout.strip()
+        assert second in call("models", "--url", url).stdout
+        assert "shadow" in call("promote", second, "--shadow", "--url", url).stdout
+        assert f"{product.bundle.name} is active, {second} is on trial" in call("trial", "--url", url).stdout
+        assert json.loads(call("trial", "--json", "--url", url).stdout)["shadow"]["requests"] == 0
+        tried = json.loads(call("promote", second, "--canary", 0.05, "--force", "--url", url, "--json").stdout)
+        assert (tried["models"][0]["trial"]["canary"], tried["gate"]["forced"]) == (0.05, True)
         promoted = json.loads(call("promote", second, "--url", url, "--json").stdout)
         assert promoted["models"][0]["serving"] == second
         rolled_back = json.loads(call("rollback", "--url", url, "--json").stdout)
