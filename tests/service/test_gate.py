@@ -110,7 +110,8 @@ def test_a_shadow_and_a_rollback_need_not_pass(gated: Running, own_store: Store,
 @pytest.mark.parametrize(("auc", "passes"), [(0.495, True), (0.494, False), (0.7, True)])
 def test_a_lower_auc_holds_a_version_back(own_store: Store, stocked_url: str, auc: float, passes: bool) -> None:
     """It may be lower by no more than the setting; the answer tells both."""
-    change_manifest(own_store.old, provenance={"auc": auc})
+    change_manifest(own_store.old, provenance={"auc": auc, "data_fingerprint": "same"})
+    change_manifest(own_store.new, provenance={"data_fingerprint": "same"})
     with running(make_settings(own_store.folder, stocked_url, gate_max_auc_drop=0.005)) as service:
         if passes:
             assert (found := judged(service, own_store.old.name)).passed
