@@ -32,14 +32,18 @@ class PromotionGate:
     ----------
     recent
         The requests that both score.
-    max_auc_drop
-        How far the AUC in the manifest may lie below that of the serving version.
+    max_auc_drop, max_auc_drop_other_data
+        How far the AUC in the manifest may lie below that of the serving version, where both were measured on the
+        same clicks, and where they were not: one day is harder to tell than another.
     max_psi
         How far the distribution of scores may lie from that of the serving version; see `stability_index`.
     """
 
-    def __init__(self, recent: RecentRequests, max_auc_drop: float, max_psi: float) -> None:
-        self._recent, self._max_auc_drop, self._max_psi = recent, max_auc_drop, max_psi
+    def __init__(
+        self, recent: RecentRequests, max_auc_drop: float, max_auc_drop_other_data: float, max_psi: float
+    ) -> None:
+        self._recent, self._max_psi = recent, max_psi
+        self._max_auc_drop, self._max_auc_drop_other_data = max_auc_drop, max_auc_drop_other_data
         self._thread: ThreadPoolExecutor | None = None
 
     async def judge(self, version: ServingVersion, serving: ServingVersion, force: bool) -> GateResult:
@@ -50,13 +54,17 @@ class PromotionGate:
         ConflictError
             The version does not pass, and is not forced through; the message has the figures.
         """
-        auc, serving_auc = (stated_auc(each.scorer.bundle.manifest) for each in (version, serving))
+        manifest, serving_manifest = (each.scorer.bundle.manifest for each in (version, serving))
+        auc, serving_auc = stated_auc(manifest), stated_auc(serving_manifest)
         requests: list[RecentRequest] = []
         with contextlib.suppress(*REDIS_ERRORS):
             requests = await self._recent.read()
         scores, serving_scores = await self._score(version, serving, requests)
         psi = stability_index(serving_scores, scores) if len(scores) >= _FEWEST_SCORES else None
-        reasons = [*self._auc_reasons(auc, serving_auc), *self._psi_reasons(psi)]
+        reasons = [
+            *self._auc_reasons(auc, serving_auc, have_same_data(manifest, serving_manifest)),
+            *self._psi_reasons(psi),
+        ]
         found = GateResult(
             passed=not reasons,
             forced=force,
@@ -91,18 +99,27 @@ class PromotionGate:
         scores = await loop.run_in_executor(self._thread, score_all, version, requests)
         return scores, await loop.run_in_executor(self._thread, score_all, serving, requests)
 
-    def _auc_reasons(self, auc: float | None, serving_auc: float | None) -> list[str]:
-        if auc is None or serving_auc is None or auc >= serving_auc - self._max_auc_drop:
+    def _auc_reasons(self, auc: float | None, serving_auc: float | None, same_data: bool) -> list[str]:
+        name, most = "gate_max_auc_drop", self._max_auc_drop
+        if not same_data:
+            name, most = "gate_max_auc_drop_other_data", self._max_auc_drop_other_data
+        if auc is None or serving_auc is None or auc >= serving_auc - most:
             return []
         return [
             f"its AUC is {auc:.4f}, {serving_auc - auc:.4f} below the serving version's {serving_auc:.4f} "
-            f"(gate_max_auc_drop is {self._max_auc_drop:g})"
+            f"({name} is {most:g})"
         ]
 
     def _psi_reasons(self, psi: float | None) -> list[str]:
         if psi is None or psi <= self._max_psi:
             return []
         return [f"its scores on recent requests lie elsewhere: PSI {psi:.3f} (gate_max_psi is {self._max_psi:g})"]
+
+
+def have_same_data(one: Manifest, other: Manifest) -> bool:
+    """Return whether two versions are known to have been trained and measured on the same clicks and items."""
+    fingerprints = {one.provenance.data_fingerprint, other.provenance.data_fingerprint}
+    return len(fingerprints) == 1 and None not in fingerprints
 
 
 def stated_auc(manifest: Manifest) -> float | None:

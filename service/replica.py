@@ -123,7 +123,9 @@ async def open_catalogue(
     loader = Loader(options, mirror)
     stack.callback(loader.close)
     recent = RecentRequests(redis, settings.model, settings.gate_requests)
-    gate = PromotionGate(recent, settings.gate_max_auc_drop, settings.gate_max_psi)
+    gate = PromotionGate(
+        recent, settings.gate_max_auc_drop, settings.gate_max_auc_drop_other_data, settings.gate_max_psi
+    )
     stack.callback(gate.close)
     active = ActiveVersion(redis, settings.model)
     registry = Registry(options.store, options.model, Swapper(loader, metrics, audience), active, gate)

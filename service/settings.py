@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     gate_max_auc_drop: float = Field(
         default=0.005, ge=0, description="how far a promoted version's AUC may lie below the serving version's"
     )
+    gate_max_auc_drop_other_data: float = Field(
+        default=0.05, ge=0, description="the same where both were not measured on the same data"
+    )
     gate_max_psi: float = Field(
         default=0.25, ge=0, description="how far its scores' distribution may lie from the serving version's"
     )

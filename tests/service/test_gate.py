@@ -122,6 +122,22 @@ def test_a_lower_auc_holds_a_version_back(own_store: Store, stocked_url: str, au
         assert judged(service, own_store.old.name, force=True).reasons
 
 
+@pytest.mark.parametrize("fingerprint", ["another day", None])
+def test_an_auc_of_other_data_may_be_lower(own_store: Store, stocked_url: str, fingerprint: str | None) -> None:
+    """One day is harder to tell than another; far below is held back all the same."""
+    change_manifest(own_store.new, provenance={"data_fingerprint": fingerprint})
+    change_manifest(own_store.old, provenance={"auc": 0.46, "data_fingerprint": "a day" if fingerprint else None})
+    with running(make_settings(own_store.folder, stocked_url)) as service:
+        assert judged(service, own_store.old.name).passed
+        service.client.rollback()
+    change_manifest(own_store.old, provenance={"auc": 0.44})
+    with (
+        running(make_settings(own_store.folder, stocked_url)) as service,
+        pytest.raises(ClientError, match=r"0.0600 below .*gate_max_auc_drop_other_data is 0.05"),
+    ):
+        service.client.promote(own_store.old.name)
+
+
 def test_what_cannot_be_looked_at_is_passed_over_and_said(
     own_store: Store, stocked_url: str, often: None, plain
 ) -> None:
