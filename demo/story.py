@@ -145,12 +145,15 @@ class Story:
         with self.step("Swap to the second model under steady requests, and back") as say:
             with SteadyRequests(url, users, self.candidates()) as requests:
                 time.sleep(0.5)
-                client.promote(second)
+                gate = client.promote(second).gate
                 time.sleep(0.5)
                 client.rollback()
                 time.sleep(0.5)
             counts = ", ".join(f"{count:,} by {version}" for version, count in requests.answers.items())
             say(f"{sum(requests.answers.values()):,} requests answered ({counts}), {len(requests.failures)} failed")
+            if gate is not None:
+                stability = "too few recent scores to compare" if gate.psi is None else f"stability index {gate.psi:.3f}"
+                say(f"the gate let it pass: AUC {gate.auc:.4f} after {gate.serving_auc:.4f}, {stability}")
             self.same_as(f"qin promote {second}; qin rollback")
         if requests.failures:
             raise DemoError(f"requests failed during the swap: {requests.failures[0]}")
