@@ -208,7 +208,7 @@ def _ms(value: float | None) -> str:
 
 
 def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "0"
+    return ", ".join(f"{count:,} x {name}" for name, count in counts.items()) or "0"
 
 
 def _builtins(value: object) -> Any:

@@ -14,12 +14,12 @@ nor descriptors grew, and a/b is at most 1.2 times b/c or its inverse, whichever
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 
 from contract.client import Client
@@ -28,13 +28,15 @@ from loadtest.bench import Bench
 from loadtest.disturbances import Swaps
 from loadtest.driver import Clock
 from loadtest.outcome import Event, Part
-from loadtest.summary import distribution
+from loadtest.samples import Samples
+from loadtest.summary import Distribution, distribution
 from tests.bench.loads import Service, Usage, console, service
 
 _SHARE = 0.2
 _ROUND = 10
 _MOST_GROWTH, _MOST_RATIO = 0.05, 1.2
 _PROMOTION_S = 600
+_NUM_LOOKS, _LOOK_S = 10, 0.1
 _KINDS = ("while a swap runs", "right before", "before that")
 
 
@@ -46,16 +48,15 @@ class Round:
     events: Sequence[Event]
     usage: Usage
 
-    def latencies_ms(self, number: int) -> NDArray[np.float64]:
-        """Return the latencies in swaps (0), right before them (1), or before that (2)."""
+    def samples(self, number: int) -> Samples:
+        """Return the requests that were due in swaps (0), right before them (1), or before that (2)."""
         samples = self.part.samples
         chosen = np.zeros(len(samples), dtype=bool)
         for event in self.events:
-            shift_s = number * (event.end_s - event.start_s)
-            due = samples.intended_s + shift_s
+            due = samples.intended_s + number * (event.end_s - event.start_s)
             if event.end_s <= self.part.duration_s:
                 chosen |= (due >= event.start_s) & (due < event.end_s)
-        return samples.latency_ms[chosen & samples.timed]
+        return samples.where(chosen)
 
 
 def main() -> int:
@@ -89,7 +90,7 @@ def _soak(running: Service, client: Client, rate: float, num_swaps: int) -> list
 
         bench = Bench(running.options(rate=rate, duration_s=duration_s, warmup_s=1, seed=start))
         part = bench.load(f"swaps {start + 1} to {start + count}", [Segment(duration_s, rate)], during)
-        rounds.append(Round(part, swaps.events, running.usage()))
+        rounds.append(Round(part, swaps.events, _settled(running)))
         length_s = float(np.median([event.end_s - event.start_s for event in swaps.events]))
         summary = part.summary
         console.print(
@@ -97,6 +98,15 @@ def _soak(running: Service, client: Client, rate: float, num_swaps: int) -> list
             f"a swap took {length_s:.2f} s, {rounds[-1].usage.memory / 1e6:.1f} MB"
         )
     return rounds
+
+
+def _settled(running: Service) -> Usage:
+    """Return what the service holds once it has closed what the generators left."""
+    usages = []
+    for _ in range(_NUM_LOOKS):
+        usages.append(running.usage())
+        time.sleep(_LOOK_S)
+    return min(usages, key=lambda usage: usage.descriptors)
 
 
 def _length_of_a_swap(client: Client) -> float:
@@ -108,18 +118,11 @@ def _length_of_a_swap(client: Client) -> float:
 
 
 def _report(rounds: Sequence[Round]) -> int:
-    groups = [distribution(np.concatenate([each.latencies_ms(number) for each in rounds])) for number in range(3)]
-    table = Table(
-        "windows", "requests", "p50 ms", "p99 ms", "max ms", title="latency, from the moment a request was due"
-    )
-    for name, group in zip(_KINDS, groups, strict=True):
-        table.add_row(
-            name, f"{group.count}", *(f"{group[percentile] or 0:.2f}" for percentile in ("p50", "p99", "max"))
-        )
-    console.print(table)
+    groups = [_windows(rounds, number) for number in range(len(_KINDS))]
+    console.print(_window_table(groups))
     first, last = rounds[0].usage, rounds[-1].usage
     growth = last.memory / first.memory - 1
-    swap_ms, calm_ms, other_ms = (group["p99"] or np.nan for group in groups)
+    swap_ms, calm_ms, other_ms = (latency["p99"] or np.nan for latency, _ in groups)
     chance = calm_ms / other_ms
     summaries = [each.part.summary for each in rounds]
     lost = sum(summary.num_failed + summary.num_shed for summary in summaries)
@@ -141,6 +144,23 @@ def _report(rounds: Sequence[Round]) -> int:
     console.print(verdicts)
     console.print(f"the generator's lateness: at most {late:.2f} ms at p99 of a round")
     return 0 if all(held for _, _, held in bounds) else 1
+
+
+def _windows(rounds: Sequence[Round], number: int) -> tuple[Distribution, Distribution]:
+    """Return latency and the generator's lateness in windows of one kind."""
+    parts = [each.samples(number) for each in rounds]
+    latencies = [part.latency_ms[part.timed] for part in parts]
+    lateness = [(part.picked_s - part.intended_s) * 1e3 for part in parts]
+    return distribution(np.concatenate(latencies)), distribution(np.concatenate(lateness))
+
+
+def _window_table(groups: Sequence[tuple[Distribution, Distribution]]) -> Table:
+    names = ("p50", "p99", "max")
+    table = Table("windows", "requests", *(f"{name} ms" for name in names), "generator late p99 ms")
+    for kind, (latency, late) in zip(_KINDS, groups, strict=True):
+        values = [*(latency[name] for name in names), late["p99"]]
+        table.add_row(kind, f"{latency.count}", *("" if value is None else f"{value:.2f}" for value in values))
+    return table
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def test_a_schedule_may_begin_before_zero() -> None:
 
     with scripted() as server:
         target = resolve(server.url)
-        samples = drive(target, messages(target), schedule([-0.5, -0.25, 0.0, 0.25]), Generators(1, 4, 30), look)
-    assert samples.intended_s == pytest.approx([-0.5, -0.25, 0.0, 0.25])
+        samples = drive(target, messages(target), schedule([-1.5, -0.25, 0.0, 0.25]), Generators(1, 4, 30), look)
+    assert samples.intended_s == pytest.approx([-1.5, -0.25, 0.0, 0.25])
     assert seen[0] < 0 <= seen[1]
 
 

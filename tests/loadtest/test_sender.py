@@ -69,7 +69,7 @@ def test_waiting_for_a_connection_counts_as_latency_and_not_as_lateness() -> Non
 
 def test_requests_do_not_wait_for_those_before_them() -> None:
     """Twenty requests at once are all on their way before the first is answered."""
-    with scripted(after(0.5)) as server:
+    with scripted(after(1.5)) as server:
         samples = sent(server.url, [0.0] * 20, num_connections=20)
     assert samples.sent_s.max() < samples.done_s.min()
     assert server.num_connections == 20
@@ -95,7 +95,7 @@ def test_after_a_time_out_others_are_answered() -> None:
             await asyncio.sleep(60)
 
     with scripted(first_never) as server:
-        samples = sent(server.url, [0.0, 2.0], num_connections=1, timeout_s=1)
+        samples = sent(server.url, [0.0, 2.5], num_connections=1, timeout_s=2)
     assert samples.status.tolist() == [TIMED_OUT, 200]
 
 
