@@ -96,11 +96,16 @@ def test_no_secret_is_ever_told(store: Store, locked: Node, tmp_path: Path, monk
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_secret_is_told_by_a_start_that_fails(store: Store, locked: Node, tmp_path: Path, workers):
-    """With a wrong password, and with no Redis at all, the one line that says why does not quote the URL."""
-    for url in (url_of(locked, f"other-{GIVEN}"), f"redis://:{REDIS}@127.0.0.1:1"):
+    """With a wrong password, with no Redis or no store at all, the one line that says why does not quote the URL."""
+    away = "127.0.0.1:1"
+    for url, models in (
+        (url_of(locked, f"other-{GIVEN}"), store.folder),
+        (f"redis://:{REDIS}@{away}", store.folder),
+        (url_of(locked), f"ftp://qin:store-{GIVEN}@{away}/models"),
+    ):
         log = tmp_path / "log"
-        settings = {"redis_url": url, "admin_key": ADMIN, "workers": workers}
-        with serving_process(log, store=store.folder, **settings) as process:
+        settings = {"redis_url": url, "admin_key": ADMIN, "workers": workers, "cache_dir": tmp_path / "cache"}
+        with serving_process(log, store=models, **settings) as process:
             said, _ = process.communicate(timeout=60)
             assert process.returncode == 1
         assert "qin serve: " in log.read_text()
