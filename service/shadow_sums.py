@@ -53,7 +53,8 @@ class ShadowSums:
     async def report(self) -> ShadowReport:
         """Return what was seen everywhere; errors of Redis pass through."""
         parts: list[Comparison] = []
-        cursor, fields = 0, {}  # type: int, Any
+        cursor = 0
+        fields: Any
         while True:
             cursor, fields = await self._redis.hscan(shadow_key(self._model), cursor, count=_READ_AT_ONCE)
             parts += [part for value in fields.values() if (part := _part(value))]

@@ -79,7 +79,7 @@ def test_a_start_that_fails_says_why(tmp_path: Path, redis_url):
         assert process.wait(30) == 1
         assert "ready" not in process.stdout.read()
     said = (tmp_path / "log").read_text()
-    assert f"qin serve: nothing to serve: {tmp_path / 'qin'} holds no version" in said
+    assert f"qin serve: nothing to serve: {tmp_path} holds no version of qin" in said
     assert "Traceback" not in said
 
 
