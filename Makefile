@@ -14,7 +14,7 @@ BUILD_KERNELS = $(BIN)/python -m kernels.build || { test $$? -eq 3 \
 	&& $(BIN)/python -m pip install --quiet --constraint constraints.txt ziglang 2>/dev/null \
 	&& $(BIN)/python -m kernels.build; }
 
-.PHONY: demo test test-slow check format bench bench-kernels bench-swaps bench-overload chaos kernels clean $(TAKEN_AWAY)
+.PHONY: demo test test-slow check format bench bench-kernels bench-swaps bench-overload bench-peers chaos kernels clean $(TAKEN_AWAY)
 
 demo: $(READY) $(KERNELS) ## train, export, serve, rank, swap on generated data
 	$(BIN)/qin demo
@@ -53,6 +53,9 @@ bench-swaps: $(READY) $(KERNELS) ## a hundred swaps under load: failures, memory
 
 bench-overload: $(READY) $(KERNELS) ## three times what the service can do
 	$(BIN)/python -m tests.bench.overload
+
+bench-peers: $(READY) $(KERNELS) ## the service beside LitServe, BentoML, MLServer and plain FastAPI, which it installs
+	$(BIN)/python -m tests.bench.peers
 
 kernels: $(READY) ## compile the fused kernels again
 	$(BUILD_KERNELS)
