@@ -122,7 +122,7 @@ class Ranker:
             return [query.history for query in queries]
         started = time.perf_counter()
         read = iter(await self.history_reader.read(users))
-        call.stages.history = time.perf_counter() - started
+        call.stages.history += time.perf_counter() - started
         return [query.history if query.history is not None else _history(next(read)) for query in queries]
 
     async def _score(self, job: Job, call: Call) -> None:
@@ -132,7 +132,9 @@ class Ranker:
         stages.queue += await self._lane.run(job, call.deadline_s)
         if job.missing:
             assert self._hot_set is not None
+            started = time.perf_counter()
             await self._hot_set.admit(job.version, job.missing)
+            stages.history += time.perf_counter() - started
             job.may_miss, job.missing = False, set()
             stages.queue += await self._lane.run(job, call.deadline_s)
         stages.rows += job.rows_s

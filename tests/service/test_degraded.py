@@ -101,7 +101,7 @@ def test_a_catalogue_that_cannot_be_followed_says_so(store: Store, patient: Pati
 def test_changes_that_wait_to_be_encoded_count_as_not_followed(store: Store, stocked_url: str):
     """A burst that is encoded more slowly than it comes is told of like a Redis that is away."""
     with running(make_settings(store.folder, stocked_url, max_item_lag_ms=300)) as started:
-        encoding, encode = started.replica.registry._loader._following, threading.Event()
+        encoding, encode = started.replica.registry._swapper._loader._following, threading.Event()
         encoding.submit(encode.wait)
         try:
             started.client.put_item(9, make_item(9))
@@ -163,7 +163,7 @@ def test_writes_while_redis_is_away_are_refused_with_a_time_to_retry(frail: Runn
 def test_a_promotion_that_cannot_be_stored_is_undone(frail: Running, patient: Patient, store: Store):
     """If Redis is away the version before serves on, here as elsewhere."""
     patient.kill()
-    with pytest.raises(ClientError, match="cannot be stored") as caught:
+    with pytest.raises(ClientError, match="Redis does not answer") as caught:
         frail.client.promote(store.old.name)
     assert caught.value.status == 503
     assert frail.client.rank(1, [9]).version == store.new.name
