@@ -21,7 +21,10 @@ def configure() -> None:
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(),
     ]
-    rendering = [structlog.dev.ConsoleRenderer()] if sys.stderr.isatty() else as_json
+    # Not as structlog would where rich is installed: with every frame's variables, and so with keys and passwords.
+    # Strings are quoted: what callers send may hold what steers a terminal.
+    readable = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback, repr_native_str=True)
+    rendering = [readable] if sys.stderr.isatty() else as_json
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
