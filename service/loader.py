@@ -46,7 +46,7 @@ class Loader:
 
     def __init__(self, options: LoadOptions, mirror: Mirror) -> None:
         self._options, self._mirror = options, mirror
-        self._encoding = background_thread("encode")
+        self._reading, self._encoding = background_thread("read"), background_thread("encode")
         self._following = ThreadPoolExecutor(1, "follow")
 
     async def load(self, name: str, serving: LoadedVersion | None = None) -> LoadedVersion:
@@ -69,17 +69,18 @@ class Loader:
             return await self._load(name, serving)
 
     async def _load(self, name: str, serving: LoadedVersion | None) -> LoadedVersion:
-        bundle = await asyncio.to_thread(read_version, name, self._options)
+        loop = asyncio.get_running_loop()
+        bundle = await loop.run_in_executor(self._reading, read_version, name, self._options)
         sample = [self._mirror.get(item_id) or b"" for item_id in self._mirror.some(_LOOK_AT)]
         await asyncio.to_thread(check_fits, bundle.manifest.features, sample, serving)
-        # Not in the encoding thread: the threads that a session starts inherit the priority of the one that opens it.
+        # The threads that a session starts inherit the priority of the one that opens it: not a low one.
         scorer = await asyncio.to_thread(open_scorer, bundle, self._options)
-        await asyncio.to_thread(scorer.verify)
+        await loop.run_in_executor(self._encoding, scorer.verify)
         version = LoadedVersion(scorer, self._mirror)
         try:
             await version.fill(self._encoding, serving)
             version.follow(self._following)
-            await asyncio.to_thread(warm_up, version)
+            await loop.run_in_executor(self._encoding, warm_up, version)
         except BaseException:
             await version.close()
             raise
@@ -87,6 +88,7 @@ class Loader:
 
     def close(self) -> None:
         """End the threads once they are idle."""
+        self._reading.shutdown(wait=False)  # a store that hangs is given up, not waited for
         self._encoding.shutdown()
         self._following.shutdown()
 

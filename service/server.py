@@ -12,12 +12,13 @@ import uvicorn
 import uvloop
 
 from scoring.device import BODY
-from service import logs
+from service import allocator, logs
 from service.app import create_app
 from service.board import Board, Seat
 from service.connection import without_secrets
 from service.door import Door
 from service.errors import StartError
+from service.http_connection import HttpConnection
 from service.replica import Replica, open_replica
 from service.settings import Settings, read_settings
 
@@ -39,6 +40,7 @@ def serve(**overrides: object) -> int:
     try:
         settings = read_settings(**overrides)
         logs.configure()
+        allocator.settle()
         sys.setswitchinterval(SWITCH_S)
         if settings.workers > 1:
             from service.supervisor import supervise  # which in turn needs this module
@@ -107,7 +109,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 create_app(replica),
                 loop="none",
-                http="httptools",
+                http=HttpConnection,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -353,23 +353,25 @@ def test_a_failed_swap_is_freed_too(own_store: Store, stocked_url):
 
 def test_requests_do_not_wait_for_a_version_that_loads(service: Running, store: Store, monkeypatch):
     """While a version takes its time to load, ranks and probes are answered as ever."""
-    verify = Scorer.verify
+    verify, answered = Scorer.verify, threading.Event()
 
-    def slowly(scorer: Scorer) -> None:
-        time.sleep(1)
+    def wait_and_verify(scorer: Scorer) -> None:
+        assert answered.wait(60)
         verify(scorer)
 
-    monkeypatch.setattr(Scorer, "verify", slowly)
+    monkeypatch.setattr(Scorer, "verify", wait_and_verify)
     with ThreadPoolExecutor(1) as pool:
         promotion = pool.submit(service.client.promote, store.old.name)
-        answered = 0
-        while not promotion.done():
-            started = time.perf_counter()
-            response = service.http.post("/v1/rank", json={"user_id": 1, "candidates": [9]})
-            assert response.status_code == 200
-            assert time.perf_counter() - started < 0.5
-            answered += 1
-    assert answered >= 10
+        try:
+            wait_until(lambda: service.replica.registry.loading)
+            for _ in range(10):
+                assert service.client.rank(1, [9]).version == store.new.name
+                assert service.http.get("/v2/health/ready").status_code == 200
+            assert not promotion.done()
+        finally:
+            answered.set()
+        promotion.result(60)
+    assert service.client.rank(1, [9]).version == store.old.name
 
 
 def test_models_lists_what_the_store_holds(service: Running, store: Store):

@@ -1,0 +1,22 @@
+"""How the C library gives memory back: a service that swaps models for months must not grow."""
+
+import ctypes
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h of glibc
+_LARGE = 2**20
+_NUM_ARENAS = 2
+
+
+def settle() -> None:
+    """Let memory of tables and bundles go back to the system when it is freed; called before any thread is started.
+
+    Left alone, glibc takes the first large block that is freed for a sign that such blocks had better be kept, and
+    keeps them, in an arena for each thread that ever had one. Other C libraries are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    mallopt(_ARENA_MAX, _NUM_ARENAS)
+    mallopt(_MMAP_THRESHOLD, _LARGE)
+    mallopt(_TRIM_THRESHOLD, _LARGE)

@@ -1,0 +1,41 @@
+import subprocess
+import sys
+
+import pytest
+
+_GROWTH = """
+import gc, threading
+import numpy as np
+from service.allocator import settle
+{first}
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+def work():
+    for size in (8, 20, 30) * 5:
+        kept = np.ones(2**17 * size), np.ones(1000)
+        del kept
+before = resident()
+for _ in range(4):
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+gc.collect()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read as Linux tells it")
+def test_what_is_freed_goes_back_to_the_system():
+    """Large blocks that several threads had and freed are not kept by the process."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _GROWTH.format(first="settle()")], capture_output=True, text=True, check=True
+    )
+    assert int(ran.stdout) < 16 * 2**20
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    """Where there is nothing to set nothing is set."""
+    from service import allocator
+
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())
+    allocator.settle()
