@@ -16,6 +16,7 @@ from service import allocator, logs
 from service.app import create_app
 from service.board import Board, Seat
 from service.connection import without_secrets
+from service.cores import num_physical_cores
 from service.door import Door
 from service.errors import StartError
 from service.http_connection import HttpConnection
@@ -38,7 +39,7 @@ def serve(**overrides: object) -> int:
         Settings of `service.settings.Settings` from the command line; None counts as not given.
     """
     try:
-        settings = read_settings(**overrides)
+        settings = _with_threads(read_settings(**overrides))
         logs.configure()
         allocator.settle()
         sys.setswitchinterval(SWITCH_S)
@@ -225,8 +226,15 @@ def _ready_line(replica: Replica, listener: socket.socket) -> str:
     return (
         f"ready on http://{f'[{host}]' if ':' in host else host}:{port}: {settings.model} {version.name} "
         f"on {version.scorer.provider}, {len(version.rows)} items from {where}; writing {key}; "
-        f"{runs_by(version.scorer.kernels)}"
+        f"{settings.num_threads or 'all'} threads a ranking; {runs_by(version.scorer.kernels)}"
     )
+
+
+def _with_threads(settings: Settings) -> Settings:
+    """Return settings that say how many threads one ranking has."""
+    if settings.num_threads:
+        return settings
+    return settings.model_copy(update={"num_threads": max(1, num_physical_cores() // settings.workers)})
 
 
 def runs_by(kernels: Mapping[str, str]) -> str:
