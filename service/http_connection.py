@@ -17,8 +17,8 @@ class HttpConnection(HttpToolsProtocol):
     """The protocol of one connection.
 
     Uvicorn keeps headers of any length while they arrive. And where a client offers to go on in another protocol, as
-    Java's does with `Upgrade: h2c` by default, its parser takes the body for that protocol; but a server may pass over
-    the offer (RFC 9110, 7.8), and this one does.
+    Java's does by default with `Upgrade: h2c`, its parser takes the body for that protocol; but a server may pass
+    over the offer (RFC 9110, 7.8), and this one does.
     """
 
     _num_bytes = 0
