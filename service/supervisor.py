@@ -23,7 +23,6 @@ import uvicorn.protocols.http.httptools_impl  # noqa: F401 - uvicorn would impor
 from service.board import Board
 from service.channel import pair
 from service.child import OWNER, fork, seat_of, worker_name
-from service.cores import num_physical_cores
 from service.counters import forget_gauges, shared_folder
 from service.embedded import EmbeddedValkey
 from service.errors import StartError
@@ -55,8 +54,6 @@ def supervise(settings: Settings) -> int:
         raise StartError("several workers need Linux; give --workers 1")
     if settings.device == "cuda":
         raise StartError("one process runs on a GPU: give --workers 1, or --device cpu")
-    if settings.num_threads == 0:
-        settings = settings.model_copy(update={"num_threads": max(1, num_physical_cores() // settings.workers)})
     with _Signals() as signals, contextlib.ExitStack() as stack:
         listener = stack.enter_context(bind(settings.host, settings.port))
         url, valkey = _redis(settings, stack)
