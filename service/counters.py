@@ -8,11 +8,14 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import values
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from service.filelock import FileLock
 
@@ -70,6 +73,26 @@ def count_in(folder: Path, process: str) -> None:
 def process_name() -> str:
     """Return the name under which this process counts; empty where it counts for itself."""
     return _process
+
+
+class SharedCounts(Collector):
+    """What all processes count in a folder.
+
+    prometheus_client's own collector fails where a process has just made its file, or where one is cleared away.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        """Add up what all processes counted."""
+        while True:
+            with contextlib.suppress(FileNotFoundError):  # one that the next look does not find
+                metrics: Iterable[Metric] = MultiProcessCollector.merge(self._files())  # type: ignore[no-untyped-call]
+                return metrics
+
+    def _files(self) -> list[str]:
+        return [str(path) for path in self._folder.glob("*.db") if path.stat().st_size]
 
 
 def forget_gauges(folder: Path, process: str) -> None:

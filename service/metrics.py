@@ -12,11 +12,11 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from scoring.device import BODY
 from service.active_gauge import ActiveGauge
 from service.board import Board, ProcessCollector
+from service.counters import SharedCounts
 from service.lineup import Lineup
 from service.rank_metrics import RankMetrics
 from service.serving import ServingVersion
@@ -176,6 +176,5 @@ class Metrics:
         counted = self._counted
         if self._shared is not None:
             counted = CollectorRegistry()
-            self._shared.mkdir(exist_ok=True)  # whatever clears temporary folders may have been there
-            MultiProcessCollector(counted, str(self._shared))  # type: ignore[no-untyped-call]
+            counted.register(SharedCounts(self._shared))
         return generate_latest(counted)

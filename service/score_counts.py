@@ -72,11 +72,10 @@ class ScoreCounts(Collector):
         if self._folder is None:
             return dict(self._numbers)
         totals: dict[str, Numbers] = {}
-        for path in self._folder.glob("*/*"):
+        for folder in self._folder.glob("*"):
             with contextlib.suppress(OSError):  # forgotten in this moment
-                numbers = np.fromfile(path, np.float64)
-                if len(numbers) == _NUM_COUNTS + 1:
-                    totals[path.parent.name] = totals.get(path.parent.name, 0) + numbers
+                for path in folder.iterdir():
+                    totals[folder.name] = totals.get(folder.name, 0) + _read(path)
         return totals
 
     def _add(self, version: str) -> Numbers:
@@ -106,3 +105,11 @@ class ScoreCounts(Collector):
             with contextlib.suppress(OSError):  # other processes still count it
                 (self._folder / version / self._process).unlink()
                 (self._folder / version).rmdir()
+
+
+def _read(path: Path) -> Numbers:
+    """Return what a process counted; nothing where it has just begun, or has just forgotten."""
+    numbers: Numbers = np.zeros(0)
+    with contextlib.suppress(FileNotFoundError):
+        numbers = np.fromfile(path, np.float64)
+    return numbers if len(numbers) == _NUM_COUNTS + 1 else np.zeros(_NUM_COUNTS + 1)

@@ -1,11 +1,18 @@
+import itertools
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from prometheus_client.mmap_dict import MmapedDict
 
 from service.counters import forget_gauges, shared_folder
 from service.metrics import Metrics
+from service.score_counts import ScoreCounts
 
 COUNT = """
 import os, signal, sys
@@ -95,3 +102,51 @@ def test_a_folder_that_a_killed_service_left_is_removed(temporary: Path):
             assert running.exists()
         assert not folder.exists()
     assert list(temporary.iterdir()) == []
+
+
+def test_a_process_that_has_just_begun_to_count_keeps_nobody_from_reading(temporary: Path):
+    """Its files are empty for a moment: they count for nothing then."""
+    with shared_folder() as folder:
+        count(folder, "worker-1", 3)
+        for kind in ("counter", "histogram", "gauge_livesum"):
+            (folder / f"{kind}_worker-2.db").touch()
+        (folder / "scores" / "v1" / "worker-2").touch()
+        assert "qin_candidates_total 3.0" in lines_of(folder)
+        count(folder, "worker-2", 4)
+        assert "qin_candidates_total 7.0" in lines_of(folder)
+
+
+def test_files_that_vanish_while_they_are_read_are_no_failure(temporary: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever clears temporary folders may come at any moment; what is left is told."""
+    with shared_folder() as folder:
+        count(folder, "worker-1", 3)
+        count(folder, "worker-2", 4)
+        read = MmapedDict.read_all_values_from_file
+
+        def read_after_it_went(path: str) -> Any:
+            (folder / "counter_worker-1.db").unlink(missing_ok=True)
+            return read(path)
+
+        monkeypatch.setattr(MmapedDict, "read_all_values_from_file", staticmethod(read_after_it_went))
+        assert "qin_candidates_total 4.0" in lines_of(folder)
+
+
+def test_scores_are_read_while_versions_come_and_go(tmp_path: Path):
+    """A folder that another process removes amid the look counts for nothing."""
+    scores, stop = ScoreCounts(tmp_path), threading.Event()
+    writing = ScoreCounts(tmp_path, "worker-1")
+
+    def forget() -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            writing.count(f"v{number}", np.array([0.5], np.float32))
+
+    with ThreadPoolExecutor(1) as pool:
+        forgetting = pool.submit(forget)
+        try:
+            for _ in range(500):
+                list(scores.collect())
+        finally:
+            stop.set()
+        forgetting.result()
