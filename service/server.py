@@ -80,14 +80,24 @@ async def run(
     """
     this = asyncio.current_task()
     assert this is not None
-    async with contextlib.AsyncExitStack() as stack:
-        try:
-            with on_signals(lambda _: this.cancelling() or this.cancel()):
+    server: Server | None = None
+
+    def stop(number: int) -> None:
+        # Whatever was under way when the signal came, this may run only after it has ended.
+        if server is not None:
+            server.stop(number)
+        elif not this.cancelling():
+            this.cancel()
+
+    with on_signals(stop):
+        async with contextlib.AsyncExitStack() as stack:
+            try:
                 replica = await stack.enter_async_context(opening)
-        except asyncio.CancelledError:
-            return
-        if not this.cancelling():
-            await Server(replica, ready, seat).serve([listener])
+            except asyncio.CancelledError:
+                return
+            if not this.cancelling():
+                server = Server(replica, ready, seat)
+                await server.serve([listener])
 
 
 def say(line: str) -> None:
@@ -176,11 +186,11 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop in order at the first signal; unlike uvicorn's own, nothing is raised again afterwards."""
-        with on_signals(self._stop):
-            yield
+        """Leave signals to `run`, which is there before the server is; uvicorn's own raises them again afterwards."""
+        yield
 
-    def _stop(self, number: int) -> None:
+    def stop(self, number: int) -> None:
+        """Stop in order at a signal."""
         self._replica.stopping = True
         self.handle_exit(number, None)
 

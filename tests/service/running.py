@@ -55,12 +55,6 @@ class Running:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
 
-class _ThreadServer(Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @contextlib.contextmanager
 def running(settings: Settings) -> Iterator[Running]:
     """Run the service in a thread for as long as the block runs."""
@@ -70,7 +64,7 @@ def running(settings: Settings) -> Iterator[Running]:
 
     async def main() -> None:
         async with open_replica(settings) as replica:
-            server = _ThreadServer(replica)
+            server = Server(replica)
             started.set_result((replica, asyncio.get_running_loop(), server))
             await server.serve([listener])
 

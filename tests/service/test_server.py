@@ -1,5 +1,7 @@
 """Whole processes: how they start, fail to start, and end."""
 
+import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -8,17 +10,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvloop
 
 from contract.client import Client
 from service.connection import without_secrets
-from service.server import serve
+from service.replica import Replica, open_replica
+from service.server import bind, run, serve
 from tests.service.catalogue import NUM_ITEMS, make_item, make_records, store_items
 from tests.service.conftest import Store
-from tests.service.running import await_ready, serving_process, wait_until
+from tests.service.running import await_ready, make_settings, serving_process, wait_until
 
 
 def failure_of(log: Path, **settings) -> str:
@@ -60,6 +65,22 @@ def test_serve_says_when_it_is_ready_and_ends_well_on_sigterm(store: Store, stoc
         assert process.stdout.read() == ""
     events = [json.loads(line)["event"] for line in (tmp_path / "log").read_text().splitlines()]
     assert "version serves" in events
+
+
+@pytest.mark.parametrize("num_steps", range(4))
+def test_a_signal_as_the_start_ends_is_an_orderly_end(store: Store, stocked_url, num_steps: int):
+    """What is done about it may only be done when the service has begun to serve."""
+
+    @contextlib.asynccontextmanager
+    async def opening() -> AsyncIterator[Replica]:
+        async with open_replica(make_settings(store.folder, stocked_url)) as replica:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(num_steps):
+                await asyncio.sleep(0)
+            yield replica
+
+    with bind("127.0.0.1", 0) as listener:
+        uvloop.run(asyncio.wait_for(run(opening(), listener, lambda _: None), 30))
 
 
 def test_sigint_ends_it_well_too(store: Store, stocked_url, tmp_path: Path):
