@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from service.call import Call
@@ -20,10 +21,14 @@ that its deadline passed while it waited: "expired"."""
 
 
 class Costs:
-    """What scoring costs, learnt from what it cost: a moving average for each power of two of candidates."""
+    """What scoring costs, learnt from what it cost: a moving average for each power of two of candidates.
+
+    The first measurements count alike, so that none of them that went wrong is believed for long.
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
+        self._num_learnt: Counter[int] = Counter()
 
     def of(self, num_candidates: int) -> float:
         """Return the seconds that so many candidates will take; 0 before any were scored."""
@@ -35,11 +40,16 @@ class Costs:
         nearest = min(self._seconds, key=lambda known: abs(known - size))
         return self._seconds[nearest] * 2.0 ** (size - nearest)
 
+    def measured(self, num_candidates: int) -> float:
+        """Return the same where about so many were scored before, else 0: a guess is no reason to refuse anybody."""
+        return self._seconds.get(num_candidates.bit_length(), 0.0)
+
     def learn(self, num_candidates: int, seconds: float) -> None:
         """Note what so many candidates took."""
         size = num_candidates.bit_length()
+        self._num_learnt[size] += 1
         before = self._seconds.get(size, seconds)
-        self._seconds[size] = before + _WEIGHT * (seconds - before)
+        self._seconds[size] = before + max(_WEIGHT, 1 / self._num_learnt[size]) * (seconds - before)
 
 
 class Admission:
@@ -117,7 +127,10 @@ class Admission:
             if now_s > call.deadline_s:
                 self._count("expired")
                 raise DeadlineError("the deadline passed before the candidates could be ranked")
-            if self._backlog_s and now_s + self.expected_wait_s + self.costs.of(num_candidates) > call.deadline_s:
+            if (
+                self._backlog_s
+                and now_s + self.expected_wait_s + self.costs.measured(num_candidates) > call.deadline_s
+            ):
                 self._shed(
                     "deadline", f"the deadline is nearer than the {self.expected_wait_s * 1000:.0f} ms of wait"
                 )

@@ -24,6 +24,8 @@ class Call:
         The only version that may answer; None: whichever serves the user.
     stages
         Where its time goes.
+    cost_s
+        For how long the scoring thread was busy with it: its share of what was scored together.
     """
 
     request_id: str = ""
@@ -32,6 +34,7 @@ class Call:
     explain: bool = False
     version: str | None = None
     stages: Stages = field(default_factory=Stages)
+    cost_s: float = 0.0
 
     def limit(self, limit_ms: float | None) -> None:
         """Move the deadline to so long after the arrival, if that is sooner."""

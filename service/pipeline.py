@@ -31,7 +31,7 @@ async def ranked(replica: Replica, queries: Sequence[Query], call: Call) -> list
     num_candidates = sum(query.num_candidates for query in queries)
     with replica.admission.admit(num_candidates, call):
         rankings = await replica.ranker.rank(queries, call)
-    replica.admission.costs.learn(num_candidates, call.stages.rows + call.stages.score)
+    replica.admission.costs.learn(num_candidates, call.cost_s)
     return rankings
 
 

@@ -139,6 +139,7 @@ class Ranker:
             stages.queue += await self._lane.run(job, call.deadline_s)
         stages.rows += job.rows_s
         stages.score += job.score_s
+        call.cost_s += job.cost_s
 
     def _lacking(self, history: History, scored: Scored, lags: bool) -> tuple[str, ...]:
         items = ("items",) if scored.lacks_items or self._mirror.degraded or lags else ()

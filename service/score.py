@@ -43,6 +43,8 @@ class Job:
         One for each query, unless items are missing.
     rows_s, score_s
         Seconds that looking up ids and running the model took, of all jobs that were scored together.
+    cost_s
+        This job's share of both, by candidates.
     """
 
     version: ServingVersion
@@ -54,6 +56,7 @@ class Job:
     missing: set[int] = field(default_factory=set)
     rows_s: float = 0.0
     score_s: float = 0.0
+    cost_s: float = 0.0
 
     @property
     def num_candidates(self) -> int:
@@ -84,9 +87,10 @@ def score(jobs: Sequence[Job], hot_set: HotItems | None) -> None:
                 for row, u in enumerate(run):
                     scored[u] = _scored(outputs, batch, row, queries[u].num_candidates, row in users)
     ended = time.perf_counter()
-    position = itertools.count()
+    position, num_candidates = itertools.count(), sum(job.num_candidates for job in jobs)
     for job in jobs:
         job.rows_s, job.score_s = looked_up - started, ended - looked_up
+        job.cost_s = (ended - started) * job.num_candidates / num_candidates
         job.scored = [scored[next(position)] for _ in job.queries] if scored else []
 
 

@@ -97,6 +97,17 @@ def test_a_deadline_does_not_shed_where_nothing_waits(shed):
     assert not shed
 
 
+def test_a_size_that_was_never_scored_is_not_refused_for_its_cost(shed):
+    """What many candidates cost cannot be told from what few do: a deadline lets them in, or it would stay so."""
+    gate = admission(shed, most=10_000, wait_ms=5000)
+    gate.costs.learn(10, 0.01)
+    call = Call()
+    call.limit(2000)
+    with gate.admit(10, Call()), gate.admit(4096, call):
+        pass
+    assert not shed
+
+
 def test_a_deadline_that_is_past_is_told(shed):
     """It is no overload but a DeadlineError, also where it passes while the request waits."""
     gate = admission(shed)
@@ -127,6 +138,14 @@ def test_costs_follow_what_scoring_takes():
     for _ in range(100):
         costs.learn(100, 0.03)
     assert costs.of(100) == pytest.approx(0.03, rel=0.01)
+
+
+def test_a_first_measurement_that_went_wrong_is_soon_outweighed():
+    """A stall during the first request of a size does not make others of that size look slow for long."""
+    costs = Costs()
+    for seconds in (1.0, 0.01, 0.01, 0.01, 0.01):
+        costs.learn(100, seconds)
+    assert costs.of(100) == pytest.approx(0.208)
 
 
 def test_a_loop_that_stays_late_sheds(shed):

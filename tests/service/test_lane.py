@@ -72,6 +72,14 @@ async def _behind_one(version: SlowVersion, most_candidates: int, jobs: list[Job
     await lane.aclose()
 
 
+def test_what_is_scored_together_shares_its_cost(version):
+    """Each of several requests cost its part of the run, or many of them would look like more than they are."""
+    jobs = [version.job(4, 5), version.job(6), version.job(7, 8, 9)]
+    asyncio.run(_behind_one(version, 100, jobs))
+    total_s = jobs[0].rows_s + jobs[0].score_s
+    assert [job.cost_s for job in jobs] == pytest.approx([total_s / 3, total_s / 6, total_s / 2])
+
+
 @pytest.mark.parametrize(("most_candidates", "num_runs"), [(0, 4), (4, 3), (100, 2)])
 def test_what_waits_is_scored_together_up_to_a_bound(version, most_candidates, num_runs):
     """Three requests of two candidates behind one: alone, two together or all; each gets its own scores."""

@@ -143,3 +143,27 @@ def test_the_queue_is_empty_after_whatever_happened(service: Running):
     wait_until(lambda: service.replica.admission.num_candidates == 0)
     assert service.replica.admission.expected_wait_s < 1
     assert "qin_queued_candidates 0.0" in service.http.get("/metrics").text
+
+
+def test_requests_that_are_scored_together_are_not_taken_for_a_long_queue(store: Store, stocked_url, monkeypatch):
+    """What is learnt of a request's cost is its part of a run, not the whole run."""
+    with running(make_settings(store.folder, stocked_url, batch_candidates=4096)) as service:
+        learnt: list[tuple[int, float]] = []
+        monkeypatch.setattr(service.replica.admission.costs, "learn", lambda *of: learnt.append(of))
+        runs, score = [], service.replica.registry.serving.scorer.score
+
+        def slow(*inputs):
+            time.sleep(0.2)
+            runs.append(len(inputs[1]))
+            return score(*inputs)
+
+        monkeypatch.setattr(service.replica.registry.serving.scorer, "score", slow)
+
+        async def at_once() -> None:
+            async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
+                await asyncio.gather(*(client.post("/v1/rank", json=RANK) for _ in range(20)))
+
+        asyncio.run(at_once())
+        assert max(runs) > 1
+        assert len(learnt) == 20
+        assert min(seconds for _, seconds in learnt) < 0.15
