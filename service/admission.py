@@ -143,8 +143,8 @@ class Admission:
 class _LoopLag:
     """How late the event loop runs what is due: what waits in it, or in sockets, is in no queue to be seen.
 
-    A moment in which nothing could run, for another thread held the interpreter, is no overload: of two measurements in
-    a row the smaller counts.
+    A moment in which nothing could run, for another thread held the interpreter, is no overload: of two measurements
+    in a row the smaller counts.
     """
 
     def __init__(self) -> None:

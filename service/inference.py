@@ -13,7 +13,7 @@ import orjson
 from fastapi import Response
 from numpy.typing import NDArray
 
-from contract.inference import PADDING, InferParameters, InferRequest, RequestedOutput, TensorMetadata
+from contract.inference import PADDING, InferParameters, InferRequest, InputTensor, RequestedOutput, TensorMetadata
 from service.body import decode
 from service.call import Call
 from service.errors import InvalidError, TooLargeError
@@ -87,10 +87,11 @@ def read_inference(body: bytes, sent_header_length: str | None, max_users: int) 
     """
     length = header_length(sent_header_length, body)
     request = decode(body[:length], _REQUEST)
+    _check_num_users(request.inputs, max_users)
     tensors = read_tensors(request.inputs, _INPUT_NAMES, body, length)
     parameters = request.parameters or _NO_PARAMETERS
     wanted = _wanted(request.outputs or (), parameters.binary_data_output or False)
-    users = _users(tensors, max_users)
+    users = _users(tensors)
     shape = tensors["CANDIDATES"].shape if "CANDIDATES" in tensors else ()
     return Inference(request.id, _queries(users, tensors), shape, wanted, parameters)
 
@@ -110,15 +111,21 @@ def _wanted(outputs: Sequence[RequestedOutput], binary: bool) -> dict[str, bool]
     return wanted or dict.fromkeys(_OUTPUT_NAMES, binary)
 
 
-def _users(tensors: Mapping[str, Rows], max_users: int) -> list[int]:
+def _check_num_users(inputs: Sequence[InputTensor], max_users: int) -> None:
+    """Raise TooLargeError by the shapes alone: data is not looked at before that is well."""
+    for tensor in inputs:
+        num_users = tensor.shape[0]
+        if num_users > max_users and (len(tensor.shape) == 2 or tensor.name == "USER_ID"):
+            raise TooLargeError(f"{num_users} users where at most {max_users} are allowed", tensor.name)
+
+
+def _users(tensors: Mapping[str, Rows]) -> list[int]:
     for required in REQUIRED:
         if required.name not in tensors:
             raise InvalidError("is needed", required.name)
     users = tensors["USER_ID"]
     if (users.ndim == 2 and users.shape[1] != 1) or not users.size:
         raise InvalidError(f"has shape {list(users.shape)} where [U] or [U, 1] is right, U > 0", "USER_ID")
-    if users.size > max_users:
-        raise TooLargeError(f"{users.size} users where at most {max_users} are allowed", "USER_ID")
     if users.min() < 0:
         raise InvalidError("must not be negative", "USER_ID")
     return [int(user) for user in users.ravel()]

@@ -26,24 +26,27 @@ async def ranked(replica: Replica, queries: Sequence[Query], call: Call) -> list
     OverloadedError, DeadlineError
         It would take too long, or did.
     """
-    check_sizes(queries, replica.settings)
-    call.limit(replica.settings.deadline_ms)
     num_candidates = sum(query.num_candidates for query in queries)
+    check_numbers(len(queries), num_candidates, replica.settings)
+    _check_histories(queries, replica.settings)
+    call.limit(replica.settings.deadline_ms)
     with replica.admission.admit(num_candidates, call):
         rankings = await replica.ranker.rank(queries, call)
     replica.admission.costs.learn(num_candidates, call.cost_s)
     return rankings
 
 
-def check_sizes(queries: Sequence[Query], settings: Settings) -> None:
-    """Raise TooLargeError where queries are over a limit."""
-    if len(queries) > settings.max_users:
-        raise TooLargeError(f"{len(queries)} requests where at most {settings.max_users} are allowed", "requests")
-    num_candidates = sum(query.num_candidates for query in queries)
+def check_numbers(num_users: int, num_candidates: int, settings: Settings) -> None:
+    """Raise TooLargeError where users or candidates of one body are over a limit."""
+    if num_users > settings.max_users:
+        raise TooLargeError(f"{num_users} requests where at most {settings.max_users} are allowed", "requests")
     if num_candidates > settings.max_candidates:
         raise TooLargeError(
             f"{num_candidates} candidates where at most {settings.max_candidates} are allowed", "candidates"
         )
+
+
+def _check_histories(queries: Sequence[Query], settings: Settings) -> None:
     for query in queries:
         if query.history is not None and len(query.history) > settings.max_item_ids:
             raise TooLargeError(

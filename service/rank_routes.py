@@ -16,7 +16,7 @@ from service.body import decode, read_body
 from service.call import Call
 from service.explanation import explain
 from service.observers import Served
-from service.pipeline import ranked
+from service.pipeline import check_numbers, ranked
 from service.query import Query
 from service.ranker import Ranking
 from service.replica import Replica
@@ -39,6 +39,8 @@ async def rank(request: Request) -> Response:
     # A single request holds no string at all, so this word tells the two apart.
     several = b'"requests"' in body
     requests = decode(body, _MANY).requests if several else [decode(body, _ONE)]
+    # Before anything is made of them: of small requests a body holds thousands.
+    check_numbers(len(requests), sum(len(one.candidates) for one in requests), replica.settings)
     queries = [_query(one, f"requests[{i}]." if several else "") for i, one in enumerate(requests)]
     for one in requests:
         call.limit(one.deadline_ms)

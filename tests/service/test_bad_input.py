@@ -83,8 +83,9 @@ def test_too_many_candidates_are_refused(shared: Running):
     problem(shared.http.post("/v1/rank", json={"requests": [half, half]}), 413, "candidates")
 
 
-def test_too_many_users_are_refused(shared: Running):
-    """More requests in one body than allowed are 413."""
+def test_too_many_users_are_refused(shared: Running, monkeypatch):
+    """More requests in one body than allowed are 413, before anything is made of them."""
+    monkeypatch.setattr("service.rank_routes._query", None)
     one = {"user_id": 1, "candidates": [1]}
     problem(shared.http.post("/v1/rank", json={"requests": [one] * 6}), 413, "requests")
 

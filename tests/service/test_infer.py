@@ -235,7 +235,7 @@ REFUSED = {
     "3 dimensions": ({"inputs": [USER, {**CANDIDATES, "shape": [1, 1, 2]}]}, "inputs[1].shape", 400),
     "no dimension": ({"inputs": [USER, {**CANDIDATES, "shape": []}]}, "inputs[1].shape", 400),
     "negative dimension": ({"inputs": [USER, {**CANDIDATES, "shape": [-1, 2]}]}, "inputs[1].shape", 400),
-    "huge": ({"inputs": [{**USER, "shape": [2**31 - 1, 0], "data": []}, CANDIDATES]}, "USER_ID", 400),
+    "huge": ({"inputs": [{**USER, "shape": [2**31 - 1, 0], "data": []}, CANDIDATES]}, "USER_ID", 413),
     "other users": ({"inputs": users_and_candidates([1, 2], [[9]])}, "CANDIDATES: has shape [1, 1]", 400),
     "flat for two": ({"inputs": [tensor("USER_ID", [1, 2]), tensor("CANDIDATES", [9, 2])]}, "CANDIDATES", 400),
     "other levels": ({"inputs": [*ONE, tensor("LIKES_LEVEL", [[1]])]}, "LIKES_LEVEL: has another shape", 400),
@@ -270,6 +270,16 @@ def test_bad_input_is_refused_with_a_reason(shared: Running, case):
     body, reason, status = REFUSED[case]
     sent = {"content": body} if isinstance(body, bytes) else {"json": body}
     assert reason in error(shared.http.post(INFER, **sent), status)
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "status"), [([6, 1], [[1]] * 6, 413), ([5, 1], [[1]] * 6, 400), ([2], [[1]] * 2, 400)]
+)
+def test_rows_that_are_too_many_are_not_even_read(shared: Running, monkeypatch, shape, data, status):
+    """Of lists with a number each a body holds hundreds of thousands: they are refused by their shape or number."""
+    monkeypatch.setattr("service.tensors._NESTED_ROWS", None)
+    many = {"name": "CANDIDATES", "datatype": "INT64", "shape": shape, "data": data}
+    assert "CANDIDATES" in error(shared.http.post(INFER, json={"inputs": [many, USER]}), status)
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1e3", "99999", "9" * 5000, "\u0663".encode().decode("latin-1"), ""])
