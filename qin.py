@@ -71,7 +71,9 @@ def prepare(
     items: Annotated[Path, typer.Option(help="Catalogue of item_id, title, description, tags, image.")],
     out_dir: Annotated[Path, typer.Option("--out", help="The new folder to train on.")],
     impressions: Annotated[list[Path] | None, typer.Option(help="Log of what was shown, clicked or not.")] = None,
-    served: Annotated[list[Path] | None, typer.Option(help="Request log of the service.")] = None,
+    served: Annotated[
+        list[Path] | None, typer.Option(help="Request log of the service: its folder, or files of it.")
+    ] = None,
     preparation: Annotated[
         Path | None, typer.Option(help="An earlier preparation whose ids, tags and encoders go on.")
     ] = None,
@@ -287,12 +289,14 @@ def prune(
     cache_dir: CacheDir = None,
 ) -> None:
     """Delete all versions but the newest, and with --url all but those that the service uses too."""
-    _prune(store, cache_dir, model, keep, url, key, out)
+    if not _prune(store, cache_dir, model, keep, url, key, out):
+        err.print("nothing to delete")
 
 
 def _prune(
     store: str, cache_dir: Path | None, model: str, keep: int, url: str | None, key: str | None, console: Console
-) -> None:
+) -> bool:
+    """Delete, say what, and return whether there was anything."""
     from contract.client import Client
     from contract.pruning import prune as run
     from contract.pruning import versions_in_use
@@ -306,6 +310,7 @@ def _prune(
     for what, names in (("deleted", pruned.removed), ("leftovers deleted", pruned.leftovers)):
         if names:
             console.print(f"{what}: {', '.join(names)}", highlight=False)
+    return bool(pruned.removed or pruned.leftovers)
 
 
 @app.command(epilog="Example: `qin load-items --items data/item_info.parquet --levels data/train.parquet`")
@@ -323,7 +328,9 @@ def load_items(
 
     logs.configure()
     loaded = run(items, levels or [], redis, data_dir)
-    out.print(f"{loaded.written} items written, {loaded.differing} had levels that differed between rows (last kept)")
+    out.print(
+        f"{loaded.written} items written, {loaded.differing} had levels that differed between rows (the last counts)"
+    )
 
 
 @app.command(epilog="Example: `qin load-histories --data data/train.parquet --data data/valid.parquet`")
@@ -338,7 +345,9 @@ def load_histories(
 
     logs.configure()
     loaded = run(data, redis, data_dir)
-    out.print(f"{loaded.written} histories written, {loaded.differing} users had rows that differed (last kept)")
+    out.print(
+        f"{loaded.written} histories written, {loaded.differing} users had rows that differed (the last one counts)"
+    )
 
 
 @app.command(epilog="Example: `qin serve --store store --port 8000`")
@@ -390,7 +399,8 @@ def rank(
     deadline_ms: Annotated[float | None, typer.Option(help="After so long an answer is of no use.")] = None,
     url: Url = DEFAULT_URL,
     key: Annotated[
-        str | None, typer.Option(help="Read key or admin key, if the service has one.", envvar="QIN_READ_KEY")
+        str | None,
+        typer.Option(help="Read key or admin key, if the service has one.", envvar=["QIN_READ_KEY", "QIN_ADMIN_KEY"]),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -490,7 +500,12 @@ def loadtest(
         str, typer.Option(help="Such as p99=10ms,errors=0.1%; no errors, and none shed, where nothing is said.")
     ] = "",
     report_dir: Annotated[Path | None, typer.Option("--report", help="Folder of report.html, report.json.")] = None,
-    key: AdminKey = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Admin key, or the read key where nothing is written.", envvar=["QIN_ADMIN_KEY", "QIN_READ_KEY"]
+        ),
+    ] = None,
     model: Model = "qin",
     items: Annotated[Path | None, typer.Option(help="An item_info.parquet to take ids from.")] = None,
     clicks: Annotated[list[Path] | None, typer.Option(help="Clicks to take users and popularity from.")] = None,

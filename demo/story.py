@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from contract.client import Client
 from contract.wire import Item
@@ -152,8 +151,10 @@ class Story:
             counts = ", ".join(f"{count:,} by {version}" for version, count in requests.answers.items())
             say(f"{sum(requests.answers.values()):,} requests answered ({counts}), {len(requests.failures)} failed")
             if gate is not None:
-                stability = "too few recent scores to compare" if gate.psi is None else f"stability index {gate.psi:.3f}"
-                say(f"the gate let it pass: AUC {gate.auc:.4f} after {gate.serving_auc:.4f}, {stability}")
+                stability = (
+                    "too few recent scores to compare" if gate.psi is None else f"stability index {gate.psi:.3f}"
+                )
+                self.remark(f"the gate let it pass: AUC {gate.auc:.4f} after {gate.serving_auc:.4f}, {stability}")
             self.same_as(f"qin promote {second}; qin rollback")
         if requests.failures:
             raise DemoError(f"requests failed during the swap: {requests.failures[0]}")
@@ -176,6 +177,10 @@ class Story:
         yield say
         assert said, f"step {title!r} said nothing"
 
+    def remark(self, line: str) -> None:
+        """Print what belongs to the step and took none of its time."""
+        self.console.print(f"   {line}", highlight=False)
+
     def same_as(self, command: str, changes: Sequence[str] = ()) -> None:
         """Name the command that does the same."""
         self.console.print(
@@ -184,10 +189,9 @@ class Story:
 
     def show(self, items: Sequence[int], scores: Sequence[float], history: list[int]) -> None:
         """Print items with their score beside the true probability."""
-        table = Table("item", "score", "true probability", box=None, padding=(0, 3))
+        self.remark("item      score      true probability")
         for item, score in zip(items, scores, strict=True):
-            table.add_row(str(item), f"{score:.3f}", f"{self.truth(history, item):.3f}")
-        self.console.print(table)
+            self.remark(f"{item:<9} {score:<10.3f} {self.truth(history, item):.3f}")
 
     def stored_history(self) -> list[int]:
         """Return the user's history as it was loaded."""

@@ -12,7 +12,8 @@ from typing import Any
 import jinja2
 import msgspec
 import numpy as np
-from rich.table import Table
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
 
 from loadtest import charts
 from loadtest.options import Options
@@ -73,7 +74,14 @@ class Report:
 def tables(report: Report) -> list[Table]:
     """Return what is printed: the parts, what the scenario found, and the SLO."""
     names = list(PERCENTILES)
-    parts = Table("", "asked/s", "answered/s", *names, "shed", "failed", "late p99", title=_title(report))
+    parts = Table(
+        *_columns("", "asked", "done", *names, "shed", "failed", "late"),
+        title=_title(report),
+        caption="asked, done: requests a second; times in ms; late: the generator at p99",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for part in report.outcome.parts:
         parts.add_row(*_row(part, names))
     found = Table("", "", show_header=False)
@@ -85,6 +93,11 @@ def tables(report: Report) -> list[Table]:
         limit, value = check.bound.shown(check.bound.limit), check.bound.shown(check.value)
         bounds.add_row(check.bound.name, limit, value, verdict)
     return [parts, *([found] if report.outcome.findings else []), bounds]
+
+
+def _columns(first: str, *names: str) -> list[Column]:
+    """Return columns that fit side by side into a terminal of 80; what does not goes on in the next line."""
+    return [Column(first, no_wrap=True), *(Column(name, justify="right", overflow="fold") for name in names)]
 
 
 def write(report: Report, folder: Path) -> Path:
@@ -156,10 +169,10 @@ def _title(report: Report) -> str:
 
 def _row(part: Part, names: Sequence[str]) -> list[str]:
     summary = part.summary
-    asked = "closed loop" if part.rate is None else f"{summary.offered_per_s:,.1f}"
+    asked = "closed loop" if part.rate is None else _per_s(summary.offered_per_s)
     values = [_ms(summary.latency_ms[name]) for name in names]
     counts = [_counted(summary.shed), _counted(summary.failures)]
-    return [part.name, asked, f"{summary.answered_per_s:,.1f}", *values, *counts, _ms(summary.lateness_ms["p99"])]
+    return [part.name, asked, _per_s(summary.answered_per_s), *values, *counts, _ms(summary.lateness_ms["p99"])]
 
 
 def _distributions(part: Part) -> list[tuple[str, Distribution]]:
@@ -201,10 +214,14 @@ def _lateness(part: Part) -> float | None:
     return late if part.rate is not None and late > _LATE_MS and late > _LATE_SHARE * latency else None
 
 
+def _per_s(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
 def _ms(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def _counted(counts: dict[str, int]) -> str:

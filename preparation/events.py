@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from preparation.errors import SourceError
 from preparation.identity import raw_ids
 from preparation.settings import Settings
-from preparation.source import read_table, read_times, whole_column
+from preparation.source import files_of, read_table, read_times, whole_column
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,9 @@ def read_log(paths: list[Path], settings: Settings) -> RawLog:
     SourceError
         A file cannot be read, a value is missing, a label is neither 0 nor 1, or only some files have labels.
     """
-    parts = [_read(path, settings) for path in paths]
-    labelled = {path: part.clicked is not None for path, part in zip(paths, parts, strict=True)}
+    files = files_of(paths)
+    parts = [_read(path, settings) for path in files]
+    labelled = {path: part.clicked is not None for path, part in zip(files, parts, strict=True)}
     if len(set(labelled.values())) > 1:
         without = next(path for path, has in labelled.items() if not has)
         raise SourceError(f"{without} has no column {settings.columns.label}, the other logs have; tell them apart")

@@ -14,7 +14,7 @@ from contract.requestlog import REQUEST_LOG
 from contract.schema import MAX_LEVEL
 from preparation.errors import SourceError
 from preparation.settings import Settings
-from preparation.source import read_table, read_times, whole_column
+from preparation.source import files_of, read_table, read_times, whole_column
 from preparation.timeline import Ragged
 
 _COLUMNS = ("time", "user_id", "history", "candidates", "likes_level", "views_level", "scores", "degraded")
@@ -33,7 +33,7 @@ class Served:
 
 
 def read_served(paths: list[Path], item_ids: NDArray[np.int64], settings: Settings) -> tuple[Served, int]:
-    """Return the requests of some files, and how many were left out because they had been degraded.
+    """Return the requests of files or folders of them, and how many were left out because they had been degraded.
 
     A degraded answer shows an outage and not what its user and items are. With `served_top`, only the best so many
     candidates of a request are kept. Histories are cut to their last `history_length`; items that the catalogue
@@ -44,7 +44,7 @@ def read_served(paths: list[Path], item_ids: NDArray[np.int64], settings: Settin
     SourceError
         A file is not of the request log's layout, lists of one row differ in length, or a level is out of range.
     """
-    table = pa.concat_tables([_read(path) for path in paths])
+    table = pa.concat_tables([_read(path) for path in files_of(paths)])
     kept = table.filter(pc.equal(pc.list_value_length(table["degraded"]), 0))
     served = _served(kept, settings.served_top)
     history = served.history.last(settings.history_length)

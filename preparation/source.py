@@ -20,6 +20,27 @@ _LATEST = 4_102_444_800 * 1_000_000
 """The year 2100 in microseconds: a later time was given in another unit than the stated one."""
 
 
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that are meant: of a folder, those in it that are not hidden, by name.
+
+    Raises
+    ------
+    SourceError
+        A folder holds none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        files = [path] if not path.is_dir() else sorted(_whole_files(path))
+        if not files:
+            raise SourceError(f"{path} is a folder without a file")
+        found += files
+    return found
+
+
+def _whole_files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_"))]
+
+
 def read_table(
     path: Path, required: Sequence[str], optional: Sequence[str] = (), text: Sequence[str] = ()
 ) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -32,9 +33,13 @@ def model(info: ModelInfo) -> RenderableType:
 
 
 def promotion(models: Models, name: str) -> RenderableType:
-    """Return what the gate found, and the model afterwards."""
+    """Return what the gate found, and the versions afterwards.
+
+    Not the replicas: those that have not looked yet would be shown as they were before.
+    """
     parts: list[RenderableType] = [] if models.gate is None else [_gate(models.gate)]
-    return Group(*parts, *(model(info) for info in models.models if info.name == name))
+    after = [msgspec.structs.replace(info, replicas=[]) for info in models.models if info.name == name]
+    return Group(*parts, *(model(info) for info in after), "`qin models` tells when every replica has followed")
 
 
 def trial(report: TrialReport) -> RenderableType:

@@ -82,3 +82,16 @@ def test_lists_of_different_length_are_refused(tmp_path: Path) -> None:
     log = write_requests(tmp_path / "served.parquet", {"likes_level": [1, 2, 3, 11]})
     with pytest.raises(SourceError, match="level outside 0 to 10"):
         read_served([log], np.arange(100), make_settings())
+
+
+def test_a_folder_stands_for_the_files_in_it(tmp_path: Path) -> None:
+    """A service leaves many files, one of them perhaps half written: hidden ones are passed over."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with pytest.raises(SourceError, match="folder without a file"):
+        read_served([folder], np.arange(20), make_settings())
+    for number, name in enumerate(("b.parquet", "a.parquet")):
+        write_requests(folder / name, {"user_id": number})
+    (folder / ".c.parquet").write_bytes(b"half of a f")
+    served, _ = read_served([folder], np.arange(20), make_settings())
+    assert served.user.tolist() == [1, 0]
