@@ -25,6 +25,12 @@ if active ~= ARGV[1] then redis.call('HSET', KEYS[1], 'active', ARGV[1], 'previo
 {_END}
 """
 
+_ROLL_BACK = """
+if redis.call('HGET', KEYS[1], 'active') ~= ARGV[1] or redis.call('HGET', KEYS[1], 'trial') then return 0 end
+redis.call('HSET', KEYS[1], 'active', ARGV[2], 'previous', ARGV[1])
+return 1
+"""
+
 _BEGIN = f"""
 local tried = redis.call('HGET', KEYS[1], 'trial')
 if tried and tried ~= ARGV[1] then return 0 end
@@ -81,6 +87,10 @@ class ActiveVersion:
     async def write(self, version: str, before: str) -> None:
         """Make a version active; the one that was, or else `before`, becomes the previous one. A trial is over."""
         await self._run(_ACTIVATE, version, before)
+
+    async def roll_back(self, active: str, previous: str) -> bool:
+        """Make the version before active; False where `active` is so no more, or something is on trial."""
+        return bool(await self._run(_ROLL_BACK, active, previous))
 
     async def begin(self, trial: Trial) -> bool:
         """Put a version on trial, or change how; False where another one is, or where this one is active already."""

@@ -17,7 +17,7 @@ class _Problem:
     """Why a version cannot serve here, and from when on it is tried again."""
 
     reason: str
-    try_again_s: float = 0.0
+    try_again_s: float
 
 
 class Pursuit:
@@ -44,7 +44,7 @@ class Pursuit:
 
     def note_problem(self, name: str, reason: str) -> None:
         """Note why a version that should serve does not; it is tried again."""
-        self._problems[name] = _Problem(reason)
+        self._problems[name] = _Problem(reason, time.monotonic() + _TRY_AGAIN_S)
 
     def note_done(self, told: Told) -> None:
         """Note what was told through this replica, which does it already."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import AsyncIterator
 
 import structlog
@@ -12,10 +11,11 @@ from contract.manifest import Manifest
 from contract.store import Store, manifests
 from contract.wire import GateResult
 from service.active import ActiveVersion, Told
-from service.connection import REDIS_ERRORS, or_unavailable
-from service.errors import ConflictError, NoVersionError, RequestError, UnavailableError
+from service.connection import REDIS_ERRORS
+from service.errors import NoVersionError, RequestError, UnavailableError
 from service.gate import PromotionGate
-from service.lineup import Lineup, Trial
+from service.lineup import Lineup
+from service.promoter import Promoter
 from service.pursuit import Pursuit
 from service.serving import State
 from service.swapper import Swapper
@@ -48,9 +48,9 @@ class Registry:
         gate: PromotionGate | None = None,
     ) -> None:
         self._store, self._model = store, model
-        self._swapper, self._active, self._gate = swapper, active, gate
+        self._swapper, self._active = swapper, active
         self._pursuit = Pursuit(swapper, active)
-        self._swapping = asyncio.Lock()
+        self._promoter = Promoter(swapper, active, self._pursuit, gate)
 
     @property
     def lineup(self) -> Lineup[LoadedVersion]:
@@ -126,6 +126,9 @@ class Registry:
             empty = f"{self._store.location} holds no version of {self._model}"
             raise NoVersionError(f"nothing to serve: {self.problem or empty}")
         await self._active.propose(self.serving.name)
+        # So that from the first answer on users of a trial are answered by the version that they have elsewhere.
+        with contextlib.suppress(*REDIS_ERRORS):
+            await self._pursuit.once()
 
     async def _candidates(self, active: str | None) -> AsyncIterator[str]:
         """Yield the active version, then the others, newest first; the store is listed only where that is needed."""
@@ -165,18 +168,7 @@ class Registry:
             It cannot serve or does not pass, another swap or trial is under way, or Redis is away; everything stays
             as it was.
         """
-        async with self._one_swap():
-            with or_unavailable("the active version is not known"):
-                told = await self._active.read()
-            trial = self._trial(told, name, canary, shadow) if canary or shadow else None
-            try:
-                version = await self._swapper.load(name)
-                passed = None if shadow else await self._passed(version, force)
-                await self._swapper.prepare(version)
-                await (self._begin(trial, version, told) if trial else self._activate(version))
-            finally:
-                await self._swapper.drop_unused()
-            return passed
+        return await self._promoter.promote(name, canary, shadow, force)
 
     async def rollback(self) -> None:
         """End the trial that is under way or, where none is, promote the version that was active before this one.
@@ -184,27 +176,20 @@ class Registry:
         Raises
         ------
         ConflictError
-            There is none.
+            There is none, or what was so when this was asked has changed meanwhile.
         RequestError
             See `promote`.
         """
-        with or_unavailable("the previous version is not known"):
-            told = await self._active.read()
-        if told.trial is not None:
-            await self._end(told, told.trial)
-        elif told.previous is None:
-            raise ConflictError("no version was active before this one")
-        else:
-            await self.promote(told.previous, force=True)
+        await self._promoter.rollback()
 
     async def follow(self, interval_s: float) -> None:
         """Serve whatever becomes active or is put on trial, until cancelled."""
         while True:
             await asyncio.sleep(interval_s)
-            if self._swapping.locked():
+            if self._promoter.swapping.locked():
                 continue
             try:
-                async with self._swapping:
+                async with self._promoter.swapping:
                     with contextlib.suppress(*REDIS_ERRORS):
                         await self._pursuit.once()
             except Exception:
@@ -213,52 +198,6 @@ class Registry:
     async def close(self) -> None:
         """Stop keeping the loaded versions up to date."""
         await self._swapper.close()
-
-    def _trial(self, told: Told, name: str, canary: float, shadow: bool) -> Trial:
-        """Return the trial to begin, or the one under way with another share; raises ConflictError."""
-        if name in (told.active, self.serving.name):
-            raise ConflictError(f"version {name} is active already, there is nothing to try", "version")
-        before = told.trial
-        if before is None:
-            return Trial(name, canary, shadow, uuid.uuid4().hex)
-        if before.version != name:
-            raise ConflictError(f"version {before.version} is on trial: promote it or roll back first", "version")
-        return Trial(name, canary, shadow, before.id if before.shadow == shadow else uuid.uuid4().hex)
-
-    async def _passed(self, version: LoadedVersion, force: bool) -> GateResult | None:
-        if self._gate is None or version is self.serving:
-            return None
-        return await self._gate.judge(version, self.serving, force)
-
-    async def _activate(self, version: LoadedVersion) -> None:
-        before = self.serving.name
-        with or_unavailable("the active version cannot be stored"):
-            await self._active.write(version.name, before)
-        await self._swapper.exchange(version)
-        self._pursuit.note_done(Told(version.name, before))
-
-    async def _begin(self, trial: Trial, version: LoadedVersion, told: Told) -> None:
-        with or_unavailable("the trial cannot be stored"):
-            if not await self._active.begin(trial):
-                raise ConflictError("another version became active or was put on trial meanwhile; look and try again")
-        await self._swapper.exchange(self.serving, trial, version)
-        self._pursuit.note_done(Told(told.active, told.previous, trial))
-
-    async def _end(self, told: Told, trial: Trial) -> None:
-        async with self._one_swap():
-            with or_unavailable("the end of the trial cannot be stored"):
-                await self._active.end(trial)
-            await self._swapper.exchange(self.serving)
-            await self._swapper.drop_unused()
-            self._pursuit.told = Told(told.active, told.previous)
-
-    @contextlib.asynccontextmanager
-    async def _one_swap(self) -> AsyncIterator[None]:
-        # Whoever only looks up the active version holds the lock for a moment: that is worth waiting for.
-        if self.loading:
-            raise ConflictError("another version is being loaded; try again when it serves")
-        async with self._swapping:
-            yield
 
 
 def stored_versions(store: Store, model: str) -> list[Manifest]:

@@ -1,10 +1,12 @@
 """Trials with several workers: every process does the same, and a worker that cannot goes on with what serves."""
 
 import contextlib
+import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -57,6 +59,13 @@ def answered_by_any(service: Many) -> dict[int, str]:
     """The version that answers each user, whichever worker is asked."""
     with httpx.Client(base_url=service.url, timeout=30) as client:
         return answered_by(client)
+
+
+def serves_since(service: Many, place: int) -> list[dict[str, Any]]:
+    """What workers have said, from a place of the log on, of the versions that they serve."""
+    lines = [line for line in service.log.read_text()[place:].splitlines() if line.endswith("}")]
+    told = [json.loads(line) for line in lines]
+    return [each for each in told if each["event"] == "version serves" and each["process"] != "owner"]
 
 
 def test_every_worker_tries_the_version_on_the_same_users(service: Many, store: Store, url: str) -> None:
@@ -127,6 +136,29 @@ def test_a_new_owner_goes_on_with_the_trial(service: Many, store: Store) -> None
         with each_worker(service) as workers:
             for worker in workers:
                 wait_until(lambda worker=worker: answered_by(worker) == before, 30)
+
+
+def test_a_trial_holds_while_the_owner_is_replaced(service: Many, store: Store) -> None:
+    """No user is answered by another version, not even while the next owner starts; what the shadow saw is kept."""
+    with Client(service.url, timeout_s=60) as client, httpx.Client(base_url=service.url, timeout=30) as http:
+        client.promote(store.old.name, canary=0.3)
+        before, owner, logged = answered_by_any(service), service.children()["owner"], len(service.log.read_text())
+        os.kill(owner, signal.SIGKILL)
+        wait_until(lambda: len(serves_since(service, logged)) == 2)
+        assert all(serves["trial"] for serves in serves_since(service, logged))
+        assert answered_by(http) == before
+        service.wait_whole()
+        client.rollback()
+
+        client.promote(store.old.name, shadow=True)
+        rank_many(http, 5, [1, 2, 3])
+        wait_until(lambda: (seen := client.trial().shadow) and seen.requests == 5)
+        logged = len(service.log.read_text())
+        os.kill(service.children()["owner"], signal.SIGKILL)
+        wait_until(lambda: len(serves_since(service, logged)) == 2)
+        service.wait_whole()
+        rank_many(http, 2, [1, 2, 3])
+        wait_until(lambda: (seen := client.trial().shadow) and seen.requests == 7)
 
 
 def test_a_worker_that_cannot_open_the_version_on_trial_serves_all_the_same(service: Many, store: Store) -> None:
