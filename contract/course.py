@@ -9,7 +9,7 @@ import httpx
 import msgspec
 
 from contract.client_errors import ClientError, NoAnswerError, refusal
-from contract.exchange import Exchange, new_idempotency_key
+from contract.exchange import UNREADABLE, Exchange, new_idempotency_key
 from contract.retry import PATIENT, STATUSES, Retry, read_retry_after
 from contract.wire import Problem
 
@@ -185,7 +185,7 @@ class Course(Generic[T]):
         }
         try:
             problem = msgspec.json.decode(response.content, type=Problem)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return refusal(status)(f"{self._exchange.method} {self._exchange.path}: {status}", status, **more)
         where = f"{problem.field}: " if problem.field else ""
         return refusal(status)(where + problem.detail, status, problem.field, **more)

@@ -25,6 +25,9 @@ from contract.wire import (
 
 T = TypeVar("T")
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises where an answer is none of this service's, whatever it is."""
+
 _LONG_S = 600
 """For what loads a model or a catalogue."""
 
@@ -230,5 +233,5 @@ def _reads(kind: type[T]) -> Callable[[bytes], T]:
 def _read(answer: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer, type=kind)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ForeignAnswerError(f"the answer is not one of this service: {error}") from error

@@ -281,7 +281,18 @@ def test_errors_tell_all_that_the_service_said(call, status, kind):
         assert error.request_id == "abc-1"
 
 
-@pytest.mark.parametrize("value", ["soon", "-3", "", "Thu, 99 Foo 2026"])
+@pytest.mark.parametrize("status", [200, 422])
+@pytest.mark.parametrize(
+    "body", [b'{"model": "\xff", "detail": "\xff"}', b'{"x": ' + b"[" * 100_000], ids=["bytes", "deep"]
+)
+def test_whatever_comes_back_is_an_error_of_the_client(call, body, status):
+    """Neither bytes that are no text nor lists in lists without end lead to anything but a ClientError."""
+    with Misbehaving(Answer(status, body)) as server:
+        (error,) = call(server.url, RANK, retry=ONCE)
+        assert isinstance(error, ClientError)
+
+
+@pytest.mark.parametrize("value", ["soon", "-3", "", "Thu, 99 Foo 2026", f"Thu, 1 Jan {10**20} 00:00:00 GMT"])
 def test_a_retry_after_that_says_nothing_is_ignored(call, value):
     """Nonsense in the header is as good as no header."""
     with Misbehaving(Answer(503, headers={"Retry-After": value}), RANKING) as server:

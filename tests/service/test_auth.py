@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from contract.client import Client, ClientError
-from service.errors import SettingsError
+from service.auth import AccessGate
+from service.errors import ForbiddenError, SettingsError
 from service.settings import read_admin_key, read_settings
 from tests.service.conftest import Store
 from tests.service.running import Running, make_settings, running
@@ -55,6 +56,16 @@ def test_the_key_opens(locked, store: Store):
             stranger.append_events(1, [3])
     for path in READS:
         assert locked.http.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["voil\u00e0", "\u00c5\u0085\u00e0", "a b"])
+def test_a_key_may_end_with_any_letter(key):
+    """Those whose last byte in UTF-8 is a blank in Latin-1, as headers are read, are keys like others."""
+    gate = AccessGate(key.encode(), on_loopback=False)
+    for padding in ("", " ", "\t "):
+        gate.check({"authorization": f"Bearer {padding}{key}{padding}".encode().decode("latin-1")})
+    with pytest.raises(ForbiddenError):
+        gate.check({"authorization": "Bearer " + key.encode().decode("latin-1")[:-1]})
 
 
 def test_the_key_is_never_shown(locked, caplog):
