@@ -6,6 +6,7 @@ from typing import cast
 from redis.asyncio import Redis
 
 from contract.codec import shadow_key, versions_key
+from contract.names import is_name
 from service.lineup import Trial
 
 _FIELDS = ("active", "previous", "trial", "trial_canary", "trial_shadow", "trial_id")
@@ -73,8 +74,9 @@ class ActiveVersion:
     async def read(self) -> Told:
         """Return what should be served and tried."""
         values = await self.redis.hmget(versions_key(self.model), list(_FIELDS))
-        active, previous, *trial = (_decoded(cast("bytes | None", value)) for value in values)
-        return Told(active, previous, _trial(*trial))
+        active, previous, version, canary, shadow, trial_id = (cast("bytes | None", value) for value in values)
+        trial = _trial(_name(version), _text(canary), _text(shadow), _name(trial_id))
+        return Told(_name(active), _name(previous), trial)
 
     async def propose(self, version: str) -> None:
         """Make a version active if none is."""
@@ -115,14 +117,19 @@ def _trial(version: str | None, canary: str | None, shadow: str | None, trial_id
         share = float(canary or 0)
     except ValueError:
         return None
-    if not version or not 0 <= share < 1:
+    if version is None or not 0 <= share < 1:
         return None
     return Trial(version, share, shadow == "1", trial_id or "")
 
 
-def _decoded(version: bytes | None) -> str | None:
-    """Return a version's name; whatever cannot be one counts as no name at all."""
+def _name(value: bytes | None) -> str | None:
+    """Return the name of a version or a trial; whatever cannot be one counts as none at all."""
+    name = _text(value)
+    return name if name is not None and is_name(name) else None
+
+
+def _text(value: bytes | None) -> str | None:
     try:
-        return version.decode() if version else None
+        return value.decode() if value else None
     except UnicodeDecodeError:
         return None

@@ -76,7 +76,7 @@ class Channel:
         Raises
         ------
         RequestError
-            The other side cannot do it.
+            The other side cannot do it, or what is to be said is too long.
         ClosedError
             The other side is gone, perhaps after it did it.
         """
@@ -125,7 +125,8 @@ class Channel:
         if self.is_closed:
             raise ClosedError
         content = _encode(_Packet(number, message))
-        assert len(content) <= _LONGEST
+        if len(content) > _LONGEST:
+            raise InternalError("what was to be said is too long")
         if self._waiting or not self._sent(content, descriptors):
             # Copies: whoever asked may give up, and close them, before there is room for the message.
             self._waiting.append((content, [os.dup(descriptor) for descriptor in descriptors]))
@@ -185,7 +186,11 @@ class Channel:
             answer = Failed.of(InternalError("it failed; the log says why"))
         if packet.number and answer is not None:
             with contextlib.suppress(ClosedError):
-                self._send(-packet.number, answer)
+                try:
+                    self._send(-packet.number, answer)
+                except InternalError as error:
+                    _log.error("an answer is too long", message=type(packet.message).__name__)
+                    self._send(-packet.number, Failed.of(error))
 
 
 def close_all(descriptors: Sequence[int]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Self
+from typing import Annotated, Self
 
 import msgspec
 import numpy as np
@@ -17,6 +17,14 @@ _EDGES = 1 / (1 + np.exp(-_LOGITS))
 _QUANTILES = (5, 25, 50, 75, 95)
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Sum = Annotated[float, msgspec.Meta(ge=0, le=1e16)]
+"""Of numbers between 0 and 1; bounds are checked where sums are unpacked, and keep all that is computed finite."""
+
+_ALL_THE_SAME = 1e-10
+"""Below this share of the mean square a variance is what rounding leaves of none."""
+
+
 def _no_counts() -> list[int]:
     return [0] * (len(_EDGES) + 1)
 
@@ -24,24 +32,24 @@ def _no_counts() -> list[int]:
 class Comparison(msgspec.Struct):
     """Sums over requests; x are scores of the serving version, y those of the one on trial."""
 
-    requests: int = 0
-    candidates: int = 0
-    dropped: int = 0
-    failed: int = 0
-    sum_difference: float = 0.0
-    max_difference: float = 0.0
-    x: float = 0.0
-    y: float = 0.0
-    xx: float = 0.0
-    yy: float = 0.0
-    xy: float = 0.0
-    same_top_1: int = 0
-    top_10_overlap: float = 0.0
-    num_timed: int = 0
-    serving_s: float = 0.0
-    trial_s: float = 0.0
-    serving_counts: list[int] = msgspec.field(default_factory=_no_counts)
-    trial_counts: list[int] = msgspec.field(default_factory=_no_counts)
+    requests: Count = 0
+    candidates: Count = 0
+    dropped: Count = 0
+    failed: Count = 0
+    sum_difference: Sum = 0.0
+    max_difference: Sum = 0.0
+    x: Sum = 0.0
+    y: Sum = 0.0
+    xx: Sum = 0.0
+    yy: Sum = 0.0
+    xy: Sum = 0.0
+    same_top_1: Count = 0
+    top_10_overlap: Sum = 0.0
+    num_timed: Count = 0
+    serving_s: Sum = 0.0
+    trial_s: Sum = 0.0
+    serving_counts: list[Count] = msgspec.field(default_factory=_no_counts)
+    trial_counts: list[Count] = msgspec.field(default_factory=_no_counts)
 
     def add(self, serving: NDArray[np.float32], trial: NDArray[np.float32]) -> None:
         """Add a request: (N,) scores of its candidates by either version."""
@@ -106,8 +114,12 @@ class Comparison(msgspec.Struct):
     def _correlation(self) -> float | None:
         """Return Pearson's; None where the scores of a version are all the same."""
         n = self.candidates
-        variances = (n * self.xx - self.x**2) * (n * self.yy - self.y**2)
-        return (n * self.xy - self.x * self.y) / math.sqrt(variances) if variances > 0 else None
+        spreads = n * self.xx - self.x * self.x, n * self.yy - self.y * self.y
+        if any(
+            spread <= _ALL_THE_SAME * n * square for spread, square in zip(spreads, (self.xx, self.yy), strict=True)
+        ):
+            return None
+        return (n * self.xy - self.x * self.y) / math.sqrt(spreads[0] * spreads[1])
 
 
 def _quantiles(counts: list[int]) -> dict[str, float]:

@@ -61,7 +61,7 @@ class Fleet:
         answer: list[bytes] = await self._redis.eval(_READ, 2, *self._keys, str(_FORGET_MS))
         replicas: dict[str, ReplicaInfo] = {}
         for age_ms, said in zip(answer[::2], answer[1::2], strict=True):
-            with contextlib.suppress(msgspec.DecodeError):
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
                 replica = msgspec.json.decode(said, type=ReplicaInfo)
                 replicas[replica.id] = msgspec.structs.replace(replica, age_s=int(age_ms) / 1000)
         return [replicas[name] for name in sorted(replicas)]

@@ -108,7 +108,7 @@ def _stored(request: RecentRequest) -> bytes:
 
 
 def _restored(value: bytes) -> RecentRequest | None:
-    """Unpack a request; None where it is none, so that what another release wrote stops nobody."""
+    """Unpack a request; None where it is none that can be scored, so that what another release wrote stops nobody."""
     try:
         stored = _decode(value)
         candidates, history = (
@@ -117,4 +117,6 @@ def _restored(value: bytes) -> RecentRequest | None:
         levels = np.frombuffer(stored.levels, _LEVEL).astype(np.int64).reshape(len(candidates), 2)
     except (msgspec.DecodeError, ValueError):
         return None
-    return RecentRequest(stored.user_id, candidates, history, levels) if len(candidates) else None
+    if not 0 < len(candidates) <= _MOST_CANDIDATES or levels.min() < 0:
+        return None
+    return RecentRequest(stored.user_id, candidates, history, levels)

@@ -66,6 +66,6 @@ def _part(value: bytes) -> Comparison | None:
     """Unpack sums; None where they are none, or those of another release."""
     try:
         part = _decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return part if len(part.serving_counts) == len(part.trial_counts) == len(Comparison().serving_counts) else None

@@ -70,6 +70,20 @@ def test_errors_come_back_as_what_they_are():
     talk(script, handle)
 
 
+def test_whoever_waits_for_an_answer_that_is_too_long_hears_so():
+    """Both ways: a line carries 64 KiB, and nobody waits for ever."""
+
+    async def long(_message: Message, _descriptors: list[int]) -> Message:
+        return ItemIs(b"x" * 2**16)
+
+    async def script(mine: Channel, _others: Channel) -> None:
+        for message in (GetItem(1), Forget("x" * 2**16)):
+            with pytest.raises(InternalError, match="too long"):
+                await mine.ask(message)
+
+    talk(script, long)
+
+
 def test_messages_keep_their_order_and_their_descriptors():
     """However much is said at once, each message arrives after the ones before it, with what was sent along."""
     said = []

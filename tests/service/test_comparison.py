@@ -87,3 +87,12 @@ def test_times_are_means_of_those_that_were_timed() -> None:
     comparison.time(0.003, 0.002)
     report = comparison.report()
     assert (report.num_timed, report.serving_ms, report.trial_ms) == (2, pytest.approx(2), pytest.approx(3))
+
+
+@pytest.mark.parametrize(("serving", "trial"), [(0.1, 0.2), (0.3, 0.001), (0.7, 0.1), (0.9, 0.05)])
+def test_scores_that_are_all_the_same_have_no_correlation(serving: float, trial: float) -> None:
+    """What rounding makes of sums of equal numbers is not taken for a variance."""
+    comparison = Comparison()
+    for _ in range(1000):
+        comparison.add(np.full(7, serving, np.float32), np.full(7, trial, np.float32))
+    assert comparison.report().correlation is None
