@@ -95,9 +95,9 @@ class Bench:
         self.tried[server.name], self.chosen[server.name] = rates, max(rates, key=lambda setup: rates[setup])
 
     def _turn(self, server: Server, equal_rate: float) -> Turn:
-        place = self.chosen[server.name]
-        with tempfile.TemporaryDirectory() as folder, running(server, self._place(server, place, folder)) as up:
-            return Asker(up, self.load).turn(equal_rate)
+        setup = self.chosen[server.name]
+        with tempfile.TemporaryDirectory() as folder, running(server, self._place(server, setup, folder)) as up:
+            return Asker(up, self.load).turn(equal_rate, self.tried[server.name][setup])
 
     def _place(self, server: Server, setup: Setup, folder: str) -> Place:
         python = self.pythons.get(server.environment or "", Path())

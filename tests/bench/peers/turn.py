@@ -18,6 +18,8 @@ _NUM_PROCESSES = 1
 """Of the generator: it shares the cores with the server, whichever it is."""
 _CONNECTIONS = 128
 _TIMEOUT_S = 60.0
+_LEAST_ANSWERS = 100
+"""Of a closed loop."""
 _LONGEST = 4
 """How many times the usual length a load lasts at most, for want of requests."""
 
@@ -48,6 +50,10 @@ class Load:
     warmup_s: float
     closed_connections: int = 8
     least_requests: int = 200
+
+    def long_enough_s(self, wanted_s: float) -> float:
+        """Return how long a load lasts for which so long would be good: a window, or up to four."""
+        return min(max(self.window_s, wanted_s), _LONGEST * self.window_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +108,9 @@ class Asker:
         self._messages: Messages = up.server.protocol.messages(self._target.host, load.lists)
         self._checks_degraded = up.server is OURS
 
-    def turn(self, equal_rate: float) -> Turn:
-        """Measure it all."""
-        most = self.most(self._load.window_s)
+    def turn(self, equal_rate: float, likely_per_s: float) -> Turn:
+        """Measure it all; a server that is likely to be slow gets longer, so that its throughput is no handful."""
+        most = self.most(self._load.long_enough_s(_LEAST_ANSWERS / likely_per_s))
         half = self.at(most.per_s / 2)
         equal = self.at(equal_rate)
         return Turn(most, equal, half, self._up.memory())
@@ -131,7 +137,7 @@ class Asker:
     def at(self, rate: float) -> Latency:
         """Return how long requests take at a rate, sent whatever becomes of those before."""
         load = self._load
-        duration_s = min(max(load.window_s, load.least_requests / rate), _LONGEST * load.window_s)
+        duration_s = load.long_enough_s(load.least_requests / rate)
         segments = [Segment(duration_s + load.warmup_s, rate)]
         times = arrival_times(segments, np.random.default_rng(7), start_s=-load.warmup_s)
         generators = Generators(_NUM_PROCESSES, _CONNECTIONS, _TIMEOUT_S)
