@@ -22,6 +22,7 @@ from service.request_log_file import Entry, RequestLogFile, remove_abandoned, ro
 
 _MOST_GATHERED = 1024
 """Requests that are made into rows at once."""
+_BYTES_A_REQUEST, _BYTES_A_USER = 600, 1000
 
 _log = structlog.get_logger(__name__)
 
@@ -31,9 +32,9 @@ Count = Callable[[str, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is waited for, held and put into one file; bytes are those of the rows in memory."""
+    """How much is waited for, held and put into one file; bytes are those of answers and of rows in memory."""
 
-    most_waiting: int = 2**20  # candidates
+    waiting_bytes: int = 2**26
     gather_s: float = 0.5
     group_bytes: int = 2**24
     file_rows: int = 1_000_000
@@ -63,7 +64,7 @@ class RequestLog:
         self._limits = limits or Limits()
         self._waiting: SimpleQueue[Entry | None] = SimpleQueue()
         # Each is written by one thread alone: what was put in, and what was taken out.
-        self._num_put, self._num_taken = 0, 0
+        self._put_bytes, self._taken_bytes = 0, 0
         self._batches: list[pa.RecordBatch] = []
         self._file: RequestLogFile | None = None
         self._num_bytes, self._num_rows, self._ends_s = 0, 0, math.inf
@@ -75,11 +76,11 @@ class RequestLog:
         """Take an answer into the sample, or not; takes a microsecond."""
         if self._rate < 1 and random.random() >= self._rate:  # noqa: S311 - a sample, not a secret
             return
-        num_candidates = _num_candidates(served)
-        if self._num_put - self._num_taken + num_candidates > self._limits.most_waiting:
+        num_bytes = _num_bytes(served)
+        if self._put_bytes - self._taken_bytes + num_bytes > self._limits.waiting_bytes:
             self._count("dropped", len(served.rankings))
             return
-        self._num_put += num_candidates
+        self._put_bytes += num_bytes
         self._waiting.put(Entry(time.time_ns() // 1000, served))
 
     def close(self) -> None:
@@ -113,7 +114,7 @@ class RequestLog:
             if not entries:
                 stop_s = min(stop_s, time.monotonic() + self._limits.gather_s)
             entries.append(entry)
-            self._num_taken += _num_candidates(entry.served)
+            self._taken_bytes += _num_bytes(entry.served)
             if time.monotonic() >= stop_s:
                 break
         return entries, False
@@ -175,5 +176,14 @@ def _until(moment_s: float) -> float | None:
     return None if moment_s == math.inf else max(0.0, moment_s - time.monotonic())
 
 
-def _num_candidates(served: Served) -> int:
-    return sum(len(ranking.scores) for ranking in served.rankings)
+def _num_bytes(served: Served) -> int:
+    """Return about how much memory an answer takes, which for few candidates is mostly that of objects."""
+    return _BYTES_A_REQUEST + sum(
+        _BYTES_A_USER
+        + ranking.query.candidates.nbytes
+        + ranking.scores.nbytes
+        + ranking.levels.nbytes
+        + ranking.history.nbytes
+        + (0 if ranking.weights is None else ranking.weights.nbytes)
+        for ranking in served.rankings
+    )

@@ -1,5 +1,6 @@
 """One file of the request log: whole, or absent."""
 
+import contextlib
 import os
 import secrets
 import socket
@@ -75,10 +76,11 @@ class RequestLogFile:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes left half written."""
+    """Remove what killed processes left half written, as far as that may be removed."""
     for left in folder.glob(f".*.parquet{_TEMPORARY}"):
-        if time.time() - left.stat().st_mtime > _ABANDONED_S:
-            left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process may be doing the same
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                left.unlink()
 
 
 def rows_of(entries: Sequence[Entry], model: str) -> pa.RecordBatch:

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     max_candidates: int = Field(default=4096, ge=1, description="of one request body")
     max_users: int = Field(default=256, ge=1, description="of one request body")
     max_body_bytes: int = Field(default=2**20, ge=1024, description="of a body, or of a line in bulk")
+    max_arriving_bytes: int = Field(
+        default=2**27, ge=1, description="of bodies that are not whole yet, past which none above 64 KiB is taken"
+    )
     max_item_ids: int = Field(default=10_000, ge=1, description="of a history or of events in one request")
     body_timeout_s: float = Field(
         default=5, gt=0, description="for a whole body to arrive, or for the next piece of one in bulk"
@@ -87,7 +90,8 @@ class Settings(BaseSettings):
     access_log: bool = Field(default=False, description="log a line for every answer")
     request_log_dir: Path | None = Field(default=None, description="folder of a sample of rankings, as parquet")
     request_log_rate: float = Field(default=0.01, gt=0, le=1, description="the share of rank requests in it")
-    request_log_file_s: float = Field(default=300, gt=0, description="how long one file of it gathers")
+    # Less than a day: what nobody has written to for so long counts as left by a process that was killed.
+    request_log_file_s: float = Field(default=300, gt=0, le=43_200, description="how long one file of it gathers")
     shutdown_grace_s: float = Field(default=10, ge=0, description="how long requests in flight may take to end")
 
     @field_validator("store", mode="before")

@@ -77,7 +77,7 @@ def main() -> None:
         print(f"counting requests: {us_of_app(CountRequests(answer, Metrics())) - base:.1f}")
         print(f"slow requests, none slow: {us(lambda: slow.note(served)):.2f}")
         for rate in (0.01, 1.0):
-            log = RequestLog(Path(folder) / "log", "qin", rate, lambda *_: None, Limits(most_waiting=2**40))
+            log = RequestLog(Path(folder) / "log", "qin", rate, lambda *_: None, Limits(waiting_bytes=2**40))
             print(f"request log at {rate:.0%}: {us(lambda log=log: log.note(served), 2000):.2f}")
             log.close()
         tracing = open_tracing({"OTEL_TRACES_EXPORTER": "otlp"})

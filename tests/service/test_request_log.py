@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -116,7 +117,7 @@ def test_a_file_appears_soon_though_little_comes(tmp_path: Path):
 
 
 def test_what_is_too_much_to_wait_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """While the thread cannot keep up, no more than so many candidates are held; afterwards all goes on."""
+    """While the thread cannot keep up, no more than so much memory is held; afterwards all goes on."""
     goes_on = threading.Event()
     gather = RequestLog._gather
 
@@ -125,13 +126,20 @@ def test_what_is_too_much_to_wait_is_dropped_and_counted(tmp_path: Path, monkeyp
         return gather(log)
 
     monkeypatch.setattr(RequestLog, "_gather", waiting)
-    log = Log(tmp_path, limits=Limits(most_waiting=1000))
-    for _ in range(15):
-        log.note(make_served(100))
-    assert log.counted == {"dropped": 5}
-    goes_on.set()
-    log.close()
-    assert log.counted == {"dropped": 5, "written": 10}
+    for number, num_candidates in enumerate((1, 100, 1000)):
+        goes_on.clear()
+        log = Log(tmp_path / str(number), limits=Limits(waiting_bytes=2**20))
+        tracemalloc.start()
+        for user in range(1500):
+            log.note(make_served(num_candidates, user_id=user))
+        held_bytes = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert 2**19 < held_bytes < 2**21
+        dropped = log.counted["dropped"]
+        assert dropped > 500
+        goes_on.set()
+        log.close()
+        assert log.counted == {"dropped": dropped, "written": 1500 - dropped}
 
 
 FULL = """
@@ -214,6 +222,23 @@ def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path: Path):
     assert not old.exists()
     assert recent.exists()
     assert len(read(tmp_path)) == 1
+
+
+def test_what_another_process_removes_first_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two that begin a file at once find the same one that was left, and one of them is too late."""
+    (left := tmp_path / ".old.parquet.tmp").write_bytes(b"PAR1")
+    glob = Path.glob
+
+    def found_and_gone(folder: Path, pattern: str) -> list[Path]:
+        found = list(glob(folder, pattern))
+        left.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "glob", found_and_gone)
+    log = Log(tmp_path)
+    log.note(make_served(1))
+    log.close()
+    assert log.counted == {"written": 1}
 
 
 def test_each_worker_writes_files_of_its_own(store: Store, stocked_url, tmp_path: Path):
