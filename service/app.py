@@ -16,6 +16,7 @@ from service import (
     v2_routes,
 )
 from service.access_log import AccessLog
+from service.body import Arriving
 from service.counting import CountRequests
 from service.hot_routes import HotRoute, HotRoutes
 from service.replica import Replica
@@ -33,6 +34,7 @@ def create_app(replica: Replica) -> FastAPI:
         telemetry=telemetry(replica.tracing),
     )
     app.state.replica = replica
+    app.state.arriving = Arriving(replica.settings.max_arriving_bytes)
     app.state.statistics = VersionStatistics(replica.metrics.requests)
     replica.observers.add(app.state.statistics.note)
     for routes in (rank_routes, infer_routes, user_routes, item_routes, model_routes, probe_routes, v2_routes):

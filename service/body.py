@@ -9,12 +9,30 @@ from typing import TypeVar
 import msgspec
 from fastapi import Request
 
-from service.errors import BodyTimeoutError, InvalidError, MalformedError, TooLargeError
+from service.errors import BodyTimeoutError, InvalidError, MalformedError, OverloadedError, TooLargeError
 from service.settings import Settings
 
 T = TypeVar("T")
 
 _NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity|nan|inf)\b")
+
+
+_SMALL = 2**16
+"""Up to here a body is always taken: the server's own buffer is as large."""
+
+
+@dataclass(slots=True)
+class Arriving:
+    """How many bytes of bodies this process holds that are not whole yet.
+
+    Parameters
+    ----------
+    most_bytes
+        Of others, past which no large body is taken.
+    """
+
+    most_bytes: int
+    num_bytes: int = 0
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
@@ -26,6 +44,8 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         It is longer than the settings allow; it is not kept in memory then.
     BodyTimeoutError
         It does not arrive in time.
+    OverloadedError
+        It is large, and too many others are arriving.
     """
     limit = settings.max_body_bytes
     announced = request.headers.get("content-length", "0")
@@ -33,19 +53,25 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         raise TooLargeError(f"the body is longer than {limit} bytes")
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            return await _read_body(request, limit)
+            return await _read_body(request, limit, request.app.state.arriving)
     except TimeoutError:
         raise BodyTimeoutError(f"the body did not arrive within {settings.body_timeout_s:g} s") from None
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+async def _read_body(request: Request, limit: int, arriving: Arriving) -> bytes:
     pieces: list[bytes] = []
     length = 0
-    async for piece in request.stream():
-        pieces.append(piece)
-        length += len(piece)
-        if length > limit:
-            raise TooLargeError(f"the body is longer than {limit} bytes")
+    try:
+        async for piece in request.stream():
+            pieces.append(piece)
+            length += len(piece)
+            arriving.num_bytes += len(piece)
+            if length > limit:
+                raise TooLargeError(f"the body is longer than {limit} bytes")
+            if length > _SMALL and arriving.num_bytes - length > arriving.most_bytes:
+                raise OverloadedError("too many large bodies are arriving; try again later")
+    finally:
+        arriving.num_bytes -= length
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -33,7 +33,7 @@ def errors_of(path: str, method: str, operation: Mapping[str, Any]) -> set[int]:
     if path not in _OPEN:
         statuses |= {401, 403}
     if "requestBody" in operation:
-        statuses |= {400, 408, 413}
+        statuses |= {400, 408, 413, 503}
     if "{model}" in path:
         statuses.add(404)
     if path.startswith("/v1/") and ("requestBody" in operation or "_id}" in path):

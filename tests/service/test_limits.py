@@ -1,6 +1,7 @@
 """Limits as callers meet them: overload, deadlines, slow bodies, long lists, keys for reading."""
 
 import asyncio
+import select
 import socket
 import time
 from collections import Counter
@@ -143,6 +144,29 @@ def test_the_queue_is_empty_after_whatever_happened(service: Running):
     wait_until(lambda: service.replica.admission.num_candidates == 0)
     assert service.replica.admission.expected_wait_s < 1
     assert "qin_queued_candidates 0.0" in service.http.get("/metrics").text
+
+
+def test_bodies_that_arrive_are_bounded_together(store: Store, stocked_url):
+    """Of two large bodies under way one is turned away, the other taken; a small one always is."""
+    body = b" " * 200_000 + b'{"user_id": 1, "candidates": [9]}'
+    head = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with running(make_settings(store.folder, stocked_url, max_arriving_bytes=100_000, body_timeout_s=60)) as service:
+        address = httpx.URL(service.url)
+        with (
+            socket.create_connection((address.host, address.port), timeout=30) as one,
+            socket.create_connection((address.host, address.port), timeout=30) as other,
+        ):
+            for connection in (one, other):
+                connection.sendall(head + body[:140_000])
+            (refused,), _, _ = select.select([one, other], [], [], 30)
+            told = refused.recv(4096)
+            assert told.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in told
+            assert service.http.post("/v1/rank", json=RANK).status_code == 200
+            taken = other if refused is one else one
+            taken.sendall(body[140_000:])
+            assert taken.recv(4096).startswith(b"HTTP/1.1 200")
+        assert service.http.post("/v1/rank", content=body).status_code == 200
 
 
 def test_requests_that_are_scored_together_are_not_taken_for_a_long_queue(store: Store, stocked_url, monkeypatch):
