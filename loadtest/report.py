@@ -79,8 +79,7 @@ def tables(report: Report) -> list[Table]:
         title=_title(report),
         caption="asked, done: requests a second; times in ms; late: the generator at p99",
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        padding=0,
     )
     for part in report.outcome.parts:
         parts.add_row(*_row(part, names))
@@ -96,8 +95,12 @@ def tables(report: Report) -> list[Table]:
 
 
 def _columns(first: str, *names: str) -> list[Column]:
-    """Return columns that fit side by side into a terminal of 80; what does not goes on in the next line."""
-    return [Column(first, no_wrap=True), *(Column(name, justify="right", overflow="fold") for name in names)]
+    """Return columns that fit side by side into a terminal of 80; names and counts go on in the next line."""
+    broken = {"shed", "failed"}
+    return [
+        Column(first, min_width=11),
+        *(Column(name, justify="right", no_wrap=name not in broken) for name in names),
+    ]
 
 
 def write(report: Report, folder: Path) -> Path:
@@ -169,7 +172,7 @@ def _title(report: Report) -> str:
 
 def _row(part: Part, names: Sequence[str]) -> list[str]:
     summary = part.summary
-    asked = "closed loop" if part.rate is None else _per_s(summary.offered_per_s)
+    asked = "-" if part.rate is None else _per_s(summary.offered_per_s)
     values = [_ms(summary.latency_ms[name]) for name in names]
     counts = [_counted(summary.shed), _counted(summary.failures)]
     return [part.name, asked, _per_s(summary.answered_per_s), *values, *counts, _ms(summary.lateness_ms["p99"])]
@@ -221,7 +224,7 @@ def _per_s(value: float) -> str:
 def _ms(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _counted(counts: dict[str, int]) -> str:
