@@ -84,7 +84,8 @@ def test_a_store_that_cannot_be_is_one_readable_line(tmp_path: Path) -> None:
     done = call(tmp_path, "prune", "--store", "ftp://user:hu/sh@host/models", "--keep", 1)
     assert done.returncode == 1
     assert done.stderr.startswith("error: in the store's URL, user and password must be percent-encoded")
-    served = call(tmp_path, "serve", "--store", "s3://bucket/models?key=hush", "--data-dir", tmp_path / "valkey")
+    serve = ("serve", "--store", "s3://bucket/models?key=hush", "--data-dir", tmp_path / "valkey", "--port", 0)
+    served = call(tmp_path, *serve)
     assert served.returncode == 1
     assert "qin serve: setting store: the store's URL has a part after ? or #" in served.stderr
     assert "hush" not in served.stderr + served.stdout
