@@ -16,7 +16,8 @@ from tests.service.running import Running, make_settings, running
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory, store, valkey):
     """One service for all of these tests: none of them changes anything."""
-    url = f"unix://{valkey.unix_socket_path}"
+    # A database of its own: it follows what is active, and would tell other tests' services what it knows.
+    url = f"unix://{valkey.unix_socket_path}?db=1"
     with running(make_settings(store.folder, url, max_body_bytes=4096, max_candidates=100, max_users=5)) as started:
         yield started
 

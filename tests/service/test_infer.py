@@ -21,7 +21,8 @@ INFER = "/v2/models/qin/infer"
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory, store: Store, valkey):
     """One service over an empty catalogue for tests that change nothing."""
-    url = f"unix://{valkey.unix_socket_path}"
+    # A database of its own: it follows what is active, and would tell other tests' services what it knows.
+    url = f"unix://{valkey.unix_socket_path}?db=1"
     with running(make_settings(store.folder, url, max_body_bytes=8192, max_candidates=100, max_users=5)) as started:
         yield started
 

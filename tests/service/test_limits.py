@@ -146,6 +146,29 @@ def test_the_queue_is_empty_after_whatever_happened(service: Running):
     assert "qin_queued_candidates 0.0" in service.http.get("/metrics").text
 
 
+@pytest.mark.parametrize("path", ["/v1/rank", "/v2/models/qin/infer"])
+def test_where_all_wait_too_long_a_body_is_not_even_decoded(service: Running, path):
+    """It is refused whatever it says, for decoding takes time that others wait for."""
+    service.replica.admission._lag.seconds = 1e6
+    answer = service.http.post(path, content=b"{")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+@pytest.mark.parametrize("path", ["/v1/rank", "/v2/models/qin/infer"])
+def test_a_caller_that_leaves_amid_its_body_is_no_failure(service: Running, path):
+    """Nothing of it stays, and it does not count as an error of the service."""
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port), timeout=30) as caller:
+        caller.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{" % path.encode())
+
+    def statuses() -> dict[str, float]:
+        samples = [one for metric in service.replica.metrics.requests.collect() for one in metric.samples]
+        return {one.labels["status"]: one.value for one in samples if one.name.endswith("_total")}
+
+    wait_until(statuses)
+    assert statuses() == {"400": 1}
+
+
 def test_bodies_that_arrive_are_bounded_together(store: Store, stocked_url):
     """Of two large bodies under way one is turned away, the other taken; a small one always is."""
     body = b" " * 200_000 + b'{"user_id": 1, "candidates": [9]}'
