@@ -107,9 +107,13 @@ def test_top_k_gives_the_best_first(service: Running):
 
 def test_top_k_breaks_ties_by_position(service: Running):
     """Of equal scores the earlier candidate comes first, at the cut as well."""
-    unknown = [7003, 7001, 7002, 7000, *range(8000, 9000)]
-    assert service.client.rank(1, unknown, top_k=len(unknown)).items == unknown
+    unknown = [7003, 7001, 7002, 7000]
     assert service.client.rank(1, unknown, top_k=2).items == unknown[:2]
+    many, levels = list(range(7000, 8000)), [i % 11 for i in range(1000)]
+    scores = service.client.rank(1, many, likes_level=levels).scores
+    assert len(set(scores)) == 11
+    best_first = sorted(range(1000), key=lambda i: -scores[i])
+    assert service.client.rank(1, many, likes_level=levels, top_k=1000).items == [many[i] for i in best_first]
 
 
 def test_top_k_above_the_number_of_candidates_returns_all(service: Running):
