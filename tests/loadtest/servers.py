@@ -71,10 +71,10 @@ def scripted(script: Script = at_once, context: ssl.SSLContext | None = None) ->
 
     async def serve() -> None:
         tasks: set[asyncio.Task[None]] = set()
+        writers: list[asyncio.StreamWriter] = []
 
         async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             server.num_connections += 1
-            tasks.add(asyncio.current_task())
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
                 while not writer.is_closing():
                     head = await reader.readuntil(b"\r\n\r\n")
@@ -84,15 +84,23 @@ def scripted(script: Script = at_once, context: ssl.SSLContext | None = None) ->
                     await script(len(server.bodies) - 1, writer)
             writer.close()
 
-        listening = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context, backlog=1000)
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            tasks.add(asyncio.create_task(talk(reader, writer)))
+
+        listening = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context, backlog=1000)
         server = Scripted(listening.sockets[0].getsockname()[1], asyncio.get_running_loop())
         ending = asyncio.Event()
         started.set_result((server, ending))
         await ending.wait()
         listening.close()
+        await asyncio.sleep(0.05)  # whoever was let in just now is there by then
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.05)  # connections are closed by then
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()

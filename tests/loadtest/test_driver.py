@@ -7,7 +7,6 @@ import pytest
 from loadtest.arrivals import Segment, arrival_times
 from loadtest.driver import Clock, Generators, drive
 from loadtest.errors import GeneratorError
-from loadtest.summary import distribution
 from loadtest.target import resolve
 from tests.loadtest.jobs import messages, schedule
 from tests.loadtest.servers import after, scripted
@@ -29,12 +28,9 @@ def test_an_open_loop_shows_a_stall_that_a_closed_loop_hides() -> None:
         closed = drive(target, messages(target), schedule(None, 100), Generators(1, 1, 30), stall, closed_s=4)
     assert opened.ok.all()
     assert closed.ok.all()
-    open_p99, closed_p99 = (distribution(samples.latency_ms)["p99"] for samples in (opened, closed))
-    assert open_p99 is not None
-    assert closed_p99 is not None
-    assert closed.latency_ms.max() > 0.8 * _STALL_S * 1e3
-    assert open_p99 > 0.8 * _STALL_S * 1e3
-    assert closed_p99 < open_p99 / 4
+    open_waited, closed_waited = (samples.latency_ms > _STALL_S * 1e3 / 2 for samples in (opened, closed))
+    assert open_waited.mean() > 0.05
+    assert 1 <= closed_waited.sum() <= 3
 
 
 def test_several_processes_send_one_schedule() -> None:
