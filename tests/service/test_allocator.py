@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from service import allocator
+
 _GROWTH = """
 import gc, threading
 import numpy as np
@@ -34,8 +36,14 @@ def test_what_is_freed_goes_back_to_the_system():
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    """Where there is nothing to set nothing is set."""
-    from service import allocator
+    """Where there is nothing to set it is looked for, and nothing is set."""
+    looked = []
 
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())
+    class Library:
+        def __getattr__(self, name: str) -> None:
+            looked.append(name)
+            raise AttributeError(name)
+
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: Library())
     allocator.settle()
+    assert looked == ["mallopt"]
