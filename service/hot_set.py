@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from service.batch import Batch
 from service.breaker import Breaker
@@ -60,15 +61,23 @@ class HotSet:
         assert isinstance(version, LoadedVersion)
         assert version.recency is not None
         version.recency.touch(batch.candidate_rows, batch.history_rows)
-        readable = {user: set(filter(self._may_be_read, ids.tolist())) for user, ids in batch.missing.items()}
+        readable = {user: self._worth_waiting_for(version, ids) for user, ids in batch.missing.items()}
         missing = {user: ids for user, ids in readable.items() if ids}
         if not missing:
             self._count("hit", int(np.count_nonzero(batch.candidate_rows) + np.count_nonzero(batch.history_rows)))
         return missing
 
-    def _may_be_read(self, item_id: int) -> bool:
-        """Whether Redis may hold an item that has no row, and not because the model cannot read it."""
-        return not self._misses.is_absent(item_id) and self._mirror.get(item_id) is None
+    def _worth_waiting_for(self, version: LoadedVersion, item_ids: NDArray[np.int64]) -> set[int]:
+        """Return those without a row that may get one: Redis may hold them, and no model found them unreadable."""
+        unknown = [item_id for item_id in item_ids.tolist() if not self._misses.is_absent(item_id)]
+        held = [item_id for item_id in unknown if self._mirror.get(item_id) is not None]
+        # Held and not being written: that the model cannot read it, or the row came after this rank had looked.
+        settled = [item_id for item_id in held if self._misses.reader(item_id) is None]
+        if not settled:
+            return set(unknown)
+        with version.rows.view() as view:
+            rows = view.rows(np.array(settled, dtype=np.int64))
+        return set(unknown) - {item_id for item_id, row in zip(settled, rows.tolist(), strict=True) if row == 0}
 
     async def admit(self, version: ServingVersion, item_ids: Collection[int]) -> None:
         """Read items in one round trip and make them ready to rank with, as far as that succeeds in time.
@@ -79,11 +88,13 @@ class HotSet:
         wanted = list(item_ids)[: max(1, self._capacity // 2)]
         self._count("missed", len(wanted))
         readers = {reader for item_id in wanted if (reader := self._misses.reader(item_id))}
-        if mine := [item_id for item_id in wanted if self._misses.reader(item_id) is None]:
+        others = [item_id for item_id in wanted if self._misses.reader(item_id) is None]
+        if mine := [item_id for item_id in others if self._mirror.get(item_id) is None]:
             reader = asyncio.create_task(self._read_in(version, mine))
             self._misses.begin(mine, reader)
             readers.add(reader)
-        await asyncio.wait(readers)
+        if readers:
+            await asyncio.wait(readers)
 
     async def _read_in(self, version: LoadedVersion, item_ids: list[int]) -> None:
         values, evicted = dict[int, bytes | None](), list[int]()

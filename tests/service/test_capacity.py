@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +16,13 @@ import redis
 from contract.bundle import read_bundle
 from contract.codec import log_key, pack_items
 from scoring.scorer import Scorer
+from service.batch import assemble
 from service.connection import connect
 from service.errors import SettingsError
 from service.hot_set import HotSet
 from service.items import Items
 from service.mirror import Mirror
+from service.query import Query
 from service.settings import Settings
 from service.version import LoadedVersion
 from tests.service.catalogue import Expected, make_item, make_records, record_of, store_items
@@ -303,6 +306,43 @@ def test_a_value_that_is_on_its_way_never_outlives_a_newer_one(
                 await version.close()
             following.cancel()
             await asyncio.wait([following])
+
+    run(test)
+
+
+def test_an_item_that_is_held_and_has_no_row_yet_is_waited_for(store: Store, redis_url: str):
+    """A rank that misses an item while another one is reading it in counts it as missing, never as unknown."""
+
+    async def test() -> None:
+        async with connect(redis_url, 10) as own, connect(redis_url, 10) as client:
+            items = Items(client)
+            await items.write([1, 2], VALUES[1:3])
+            mirror = Mirror(own, capacity=3)
+            await mirror.load()
+            version = LoadedVersion(Scorer(read_bundle(store.new), "cpu", 1), mirror)
+            with ThreadPoolExecutor(1) as thread:
+                await version.fill(thread)
+                version.follow(thread)
+                await items.write([65], [VALUES[0]])
+                hot_set = HotSet(mirror, items, 10_000, lambda *_: None)
+                query = Query(1, np.array([65]), np.array([65]))
+                with version.rows.view() as view:
+                    looked_up = assemble(view, [query], [query.history])
+                may_write = threading.Event()
+                thread.submit(may_write.wait, 10)
+                admission = asyncio.create_task(hot_set.admit(version, [65]))
+                await eventually(lambda: mirror.get(65) is not None)
+                assert hot_set.missing(version, looked_up) == {0: {65}}
+                may_write.set()
+                await admission
+                # That one looked before the row was there and asks after it was.
+                assert hot_set.missing(version, looked_up) == {0: {65}}
+                num_reads = (await client.info("commandstats"))["cmdstat_hmget"]["calls"]
+                await hot_set.admit(version, [65])
+                assert (await client.info("commandstats"))["cmdstat_hmget"]["calls"] == num_reads
+                with version.rows.view() as view:
+                    assert not assemble(view, [query], [query.history]).missing
+                await version.close()
 
     run(test)
 
