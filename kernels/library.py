@@ -39,7 +39,7 @@ class KernelLibrary:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            if not _is_whole(path):
+            if not is_whole(path):
                 raise KernelLibraryError(f"{path} cannot be loaded: its end is missing")
             library = ctypes.CDLL(str(path))
             library.qin_instruction_sets.restype = ctypes.c_char_p
@@ -97,7 +97,7 @@ class KernelLibrary:
         return int(self._library.qin_kernels_created(op.encode()))
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Whether an ELF file reaches as far as its header says: loading one that was cut off would kill the process."""
     with path.open("rb") as file:
         header = file.read(64)
