@@ -9,12 +9,20 @@ CUDA_SOURCES = Path(__file__).resolve().parent / "cuda"
 UNITS = ("ops", "attention", "tower")
 """The `.cu` files, compiled one by one."""
 
+SHARED = ("kernels.h", "operands.h", "ort_api.h")
+"""Headers of the CPU's kernels that these include."""
+
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 """Compute capabilities that the library holds machine code for; of the last one it holds PTX too, for newer ones."""
 
-BASE = (
-    *("-std=c++17", "-O3", "--extra-device-vectorization", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall,-Wextra"),
-    *("-Xcompiler", "-fno-exceptions,-fno-rtti", "-cudart", "static"),
+FLAGS = (
+    *("-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti"),
+    *("-Xcompiler", "-Wall,-Wextra"),
+)
+LINK_FLAGS = (
+    # The runtime is inside: a machine that serves needs the driver and nothing else of CUDA.
+    *("-cudart", "static", "-Xcompiler", "-static-libgcc,-static-libstdc++"),
+    *("-Xlinker", "-z,defs", "-Xlinker", "--exclude-libs,ALL", "-Xlinker", "--strip-debug"),
 )
 
 
@@ -32,10 +40,10 @@ def architecture_names(architectures: Sequence[str] = ARCHITECTURES) -> tuple[st
 
 def fingerprint(sources: Path = CUDA_SOURCES) -> str:
     """Return the SHA-256, in hexadecimal, of all sources, shared ones included, and of the flags."""
-    digest = hashlib.sha256(repr(BASE).encode())
-    shared = sources.parent / "common"
-    paths = [*sources.iterdir(), *(shared.iterdir() if shared.is_dir() else ())]
-    for path in sorted(path for path in paths if path.suffix in (".h", ".cuh", ".cu", ".cpp")):
+    digest = hashlib.sha256(repr((FLAGS, LINK_FLAGS)).encode())
+    shared = (sources.parent / "cpu" / name for name in SHARED)
+    own = (path for path in sources.iterdir() if path.suffix in (".h", ".cuh", ".cu"))
+    for path in sorted(path for path in (*own, *shared) if path.is_file()):
         content = path.read_bytes()
         digest.update(f"\0{path.name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()

@@ -38,7 +38,7 @@ enum class ElementType : int { kUndefined = 0, kFloat = 1, kInt8 = 3, kInt64 = 7
 
 enum class Characteristic : int { kRequired = 0, kOptional = 1 };
 
-enum class MemoryType : int { kDefault = 0 };
+enum class MemoryType : int { kCpuInput = -2, kDefault = 0 };
 
 // Positions in the table.
 enum class Entry : size_t {
@@ -58,11 +58,13 @@ enum class Entry : size_t {
   ReleaseStatus = 93,
   ReleaseTensorTypeAndShapeInfo = 99,
   ReleaseAllocator = 132,
+  KernelContext_GetGPUComputeStream = 193,
   KernelInfo_GetInputCount = 230,
   HasSessionConfigEntry = 237,
   GetSessionConfigEntry = 238,
   KernelInfoGetConstantInput_tensor = 249,
   KernelContext_ParallelFor = 274,
+  KernelContext_GetScratchBuffer = 277,
   KernelInfoGetAllocator = 278,
 };
 
@@ -156,6 +158,16 @@ class Api {
                           void* data) const {
     return at<OrtStatus* (*)(const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>(
         Entry::KernelContext_ParallelFor)(context, task, num_tasks, 0, data);
+  }
+
+  OrtStatus* stream(const OrtKernelContext* context, void** stream) const {
+    return at<OrtStatus* (*)(const OrtKernelContext*, void**)>(Entry::KernelContext_GetGPUComputeStream)(context,
+                                                                                                          stream);
+  }
+  // Of the arena that the memory description names, in the order of the run's stream; `Allocator::Free` gives it back.
+  OrtStatus* scratch(const OrtKernelContext* context, const void* memory_info, size_t size, void** memory) const {
+    return at<OrtStatus* (*)(const OrtKernelContext*, const void*, size_t, void**)>(
+        Entry::KernelContext_GetScratchBuffer)(context, memory_info, size, memory);
   }
 
   OrtStatus* data(const OrtValue* value, void** data) const {

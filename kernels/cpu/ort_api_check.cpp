@@ -33,11 +33,13 @@ void check_entries(Entry entry) {
     QIN_ENTRY(ReleaseStatus)
     QIN_ENTRY(ReleaseTensorTypeAndShapeInfo)
     QIN_ENTRY(ReleaseAllocator)
+    QIN_ENTRY(KernelContext_GetGPUComputeStream)
     QIN_ENTRY(KernelInfo_GetInputCount)
     QIN_ENTRY(HasSessionConfigEntry)
     QIN_ENTRY(GetSessionConfigEntry)
     QIN_ENTRY(KernelInfoGetConstantInput_tensor)
     QIN_ENTRY(KernelContext_ParallelFor)
+    QIN_ENTRY(KernelContext_GetScratchBuffer)
     QIN_ENTRY(KernelInfoGetAllocator)
   }
 }
@@ -91,6 +93,7 @@ QIN_VALUE(ElementType::kInt64, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
 QIN_VALUE(ElementType::kBfloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16);
 QIN_VALUE(Characteristic::kRequired, INPUT_OUTPUT_REQUIRED);
 QIN_VALUE(Characteristic::kOptional, INPUT_OUTPUT_OPTIONAL);
+QIN_VALUE(MemoryType::kCpuInput, OrtMemTypeCPUInput);
 QIN_VALUE(MemoryType::kDefault, OrtMemTypeDefault);
 static_assert(sizeof(ElementType) == sizeof(ONNXTensorElementDataType), "passed and returned by value");
 static_assert(sizeof(Characteristic) == sizeof(OrtCustomOpInputOutputCharacteristic), "returned by value");

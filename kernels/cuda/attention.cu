@@ -1,0 +1,10 @@
+#include "attention_run.h"
+#include "launches.h"
+
+namespace qin::cuda {
+
+const char* attend(const AttentionArguments& arguments, const Device& device, cudaStream_t stream) {
+  return run_attention(arguments, device, stream);
+}
+
+}  // namespace qin::cuda
