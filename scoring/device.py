@@ -1,6 +1,5 @@
 """Where a scorer runs: ONNX Runtime's providers behind `auto`, `cpu` and `cuda`, and the fused kernels."""
 
-import ctypes
 import functools
 import logging
 import threading
@@ -10,7 +9,10 @@ from typing import Literal
 
 import onnxruntime as ort
 
+from kernels.cuda_library import CudaKernelLibrary, find_cuda_library
 from kernels.library import KernelLibrary, find_library
+from scoring.accelerator import Provider
+from scoring.cuda_driver import architecture_for, capability, gpu_answers
 from scoring.errors import DeviceError, GraphError
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -26,7 +28,22 @@ _OPENING = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
-def open_session(graph: bytes, device: Device, num_threads: int = 0) -> ort.InferenceSession:
+def runs_on_cuda(device: Device) -> bool:
+    """Return whether a device means a GPU on this machine.
+
+    Raises
+    ------
+    DeviceError
+        CUDA was asked for, and this ONNX Runtime is built without it.
+    """
+    if device == "cpu" or (device == "auto" and not _cuda_runs()):
+        return False
+    if CUDA not in ort.get_available_providers():
+        raise DeviceError("CUDA was asked for, but the installed ONNX Runtime is built without it")
+    return True
+
+
+def open_session(graph: bytes, device: Device | Provider, num_threads: int = 0) -> ort.InferenceSession:
     """Open a session on a device and make sure that it is this device that runs.
 
     Parameters
@@ -34,7 +51,7 @@ def open_session(graph: bytes, device: Device, num_threads: int = 0) -> ort.Infe
     graph
         A serialised ONNX model.
     device
-        `auto` takes CUDA where a GPU answers and the CPU elsewhere.
+        `auto` takes CUDA where a GPU answers and the CPU elsewhere; or a provider with its options.
     num_threads
         Threads of one run; 0 takes one per physical core. They do not spin while they wait.
 
@@ -43,15 +60,16 @@ def open_session(graph: bytes, device: Device, num_threads: int = 0) -> ort.Infe
     DeviceError
         CUDA should run and does not; it is never replaced silently.
     GraphError
-        ONNX Runtime refuses the graph.
+        ONNX Runtime refuses the graph; on CUDA also because the CPU would have to run some of it.
     """
-    return _open(graph, _providers(device), _options(num_threads))
+    provider = _provider(device)
+    return _open(graph, provider, _options(num_threads, provider[0]))
 
 
 def open_fused(
-    graph: bytes, ops: Collection[str], device: Device, num_threads: int = 0
+    graph: bytes, ops: Collection[str], device: Device | Provider, num_threads: int = 0
 ) -> tuple[ort.InferenceSession, dict[str, str]]:
-    """Open a session whose fused operations run by the kernel library where they can; see `open_session`.
+    """Open a session whose fused operations run by a kernel library where they can; see `open_session`.
 
     Parameters
     ----------
@@ -60,55 +78,70 @@ def open_fused(
 
     Returns
     -------
-        The session, and what each operation runs by: the instruction set of its kernel, or BODY.
+        The session, and what each operation runs by: the instruction set of its kernel, on a GPU the architecture
+        that it was compiled for, or BODY.
     """
-    providers, options = _providers(device), _options(num_threads)
-    library = _usable(find_library()) if ops and providers == [CPU] else None
+    provider = _provider(device)
+    library = _library_for(provider[0]) if ops else None
+    options = _options(num_threads, provider[0])
     if library is None:
-        return _open(graph, providers, options), dict.fromkeys(ops, BODY)
+        return _open(graph, provider, options), dict.fromkeys(ops, BODY)
     options.add_session_config_entry("qin.num_threads", str(num_threads))
     options.register_custom_ops_library(str(library.path))
     with _OPENING:
         before = {op: library.created(_kernel_name(op)) for op in ops}
         try:
-            session = _open(graph, providers, options)
+            session = _open(graph, provider, options)
         except GraphError as error:
             # What the kernels refuse their bodies may run; a graph that is none fails again.
-            session = _open(graph, providers, _options(num_threads))
+            session = _open(graph, provider, _options(num_threads, provider[0]))
             _log.warning("the fused kernels refuse a graph, it runs without them: %s", error)
             return session, dict.fromkeys(ops, BODY)
         created = {op for op in ops if library.created(_kernel_name(op)) > before[op]}
-        return session, {op: library.instruction_set if op in created else BODY for op in ops}
+        return session, {op: _runs_by(library) if op in created else BODY for op in ops}
 
 
-def why_unfused() -> str:
-    """Return what keeps operations from running by kernels, for a person."""
-    path = find_library()
+def why_unfused(provider: str = CPU) -> str:
+    """Return what keeps operations from running by kernels on a provider, for a person."""
+    on_cuda = provider == CUDA
+    path = find_cuda_library() if on_cuda else find_library()
     if path is None:
-        return "no kernel library was built; python -m kernels.build does it"
-    if _usable(path) is None:
+        return f"no kernel library was built; python -m kernels.{'build_cuda' if on_cuda else 'build'} does it"
+    if _library_for(provider) is None:
         return f"{path} cannot be used"
     return "the kernel library has none for this version of them on this device"
 
 
-def _open(graph: bytes, providers: list[str], options: ort.SessionOptions) -> ort.InferenceSession:
+def _open(graph: bytes, provider: Provider, options: ort.SessionOptions) -> ort.InferenceSession:
+    name, given = provider
+    # ONNX Runtime's own way out of an error is to try another provider.
+    strict = {} if name == CPU else {"provider_options": [dict(given)], "enable_fallback": False}
     try:
-        session = ort.InferenceSession(graph, options, providers=providers)
+        session = ort.InferenceSession(graph, options, providers=[name], **strict)
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this one
         raise GraphError(f"ONNX Runtime refuses the graph: {error}") from error
     running = session.get_providers()[0]
-    if running != providers[0]:
-        raise DeviceError(f"{providers[0]} was asked for, but {running} runs: is the GPU's driver installed?")
+    if running != name:
+        raise DeviceError(f"{name} was asked for, but {running} runs: is the GPU's driver installed?")
+    if name != CPU:
+        session.disable_fallback()
     return session
 
 
-def _options(num_threads: int) -> ort.SessionOptions:
+def _options(num_threads: int, provider: str) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if provider == CUDA:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     return options
+
+
+def _library_for(provider: str) -> KernelLibrary | CudaKernelLibrary | None:
+    return _usable_cuda(find_cuda_library()) if provider == CUDA else _usable(find_library())
 
 
 @functools.cache
@@ -130,26 +163,45 @@ def _usable(path: Path | None) -> KernelLibrary | None:
     return library
 
 
+@functools.cache
+def _usable_cuda(path: Path | None) -> CudaKernelLibrary | None:
+    """Load the library of CUDA kernels; see `_usable`. One without code for this GPU counts as none, too."""
+    if path is None:
+        return None
+    try:
+        library = CudaKernelLibrary(path)
+        ort.SessionOptions().register_custom_ops_library(str(path))
+    except Exception as error:  # as above
+        _log.warning("the fused CUDA kernels cannot be used, everything runs without them: %s", error)
+        return None
+    if architecture_for(capability(), library.architectures) is None:
+        built = ", ".join(library.architectures)
+        _log.warning("the fused CUDA kernels were compiled for %s and not for this GPU: they are not used", built)
+        return None
+    if library.is_stale:
+        _log.warning("%s was compiled from other sources than lie beside it", path)
+    return library
+
+
+def _runs_by(library: KernelLibrary | CudaKernelLibrary) -> str:
+    if isinstance(library, KernelLibrary):
+        return library.instruction_set
+    return architecture_for(capability(), library.architectures) or BODY
+
+
 def _kernel_name(op: str) -> str:
     return op.removeprefix("qin.")
 
 
-def _providers(device: Device) -> list[str]:
-    if device == "cpu" or (device == "auto" and not _cuda_runs()):
-        return [CPU]
-    if CUDA not in ort.get_available_providers():
-        raise DeviceError("CUDA was asked for, but the installed ONNX Runtime is built without it")
+def _provider(device: Device | Provider) -> Provider:
+    if isinstance(device, tuple):
+        return device
+    if not runs_on_cuda(device):
+        return CPU, {}
     ort.preload_dlls()
-    return [CUDA, CPU]
+    return CUDA, {}
 
 
 def _cuda_runs() -> bool:
     """Ask the driver itself: a CUDA build of ONNX Runtime says nothing of the machine it is on."""
-    if CUDA not in ort.get_available_providers():
-        return False
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int()
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    return CUDA in ort.get_available_providers() and gpu_answers()

@@ -1,10 +1,11 @@
 """What can go wrong between a bundle and its scores.
 
 ScoringError
-├── DeviceError     the device that was asked for is not the one that runs
-├── GraphError      a graph of the bundle does not load, or is not of the shape that the manifest states
-├── KernelError     fused kernels were asked for, and an operation runs without one
-└── ParityError     golden rows do not give the golden outputs
+├── DeviceError        the device that was asked for is not the one that runs, or it failed
+├── DeviceMemoryError  tables or weights need more of the device's memory than may be had
+├── GraphError         a graph of the bundle does not load, or is not of the shape that the manifest states
+├── KernelError        fused kernels were asked for, and an operation runs without one
+└── ParityError        golden rows do not give the golden outputs
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,17 @@ class ScoringError(Exception):
 
 
 class DeviceError(ScoringError):
-    """The device that was asked for is not the one that runs."""
+    """The device that was asked for is not the one that runs, or it failed while it ran."""
+
+
+class DeviceMemoryError(ScoringError):
+    """Something needs more of the device's memory than may be had."""
+
+    def __init__(self, purpose: str, needed: int, available: int, where: str) -> None:
+        super().__init__(
+            f"{purpose} need {needed / 2**20:,.0f} MiB of device memory; {available / 2**20:,.0f} {where}"
+        )
+        self.needed, self.available = needed, available
 
 
 class GraphError(ScoringError):

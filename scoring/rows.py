@@ -124,7 +124,8 @@ class ItemRows:
     def _grow(self, capacity: int) -> None:
         """Go on with copies of the tables that have more rows; runs under way keep the ones that they hold."""
         current = self._current
-        tables, levels_table = current.tables.grown(capacity), self.scorer.zeros((capacity, 2), np.int64)
+        tables = self.scorer.grown(current.tables, capacity)
+        levels_table = self.scorer.zeros((capacity, 2), np.int64)
         levels_table[: len(current.levels_table)] = current.levels_table
         self._publish(tables, levels_table, current.index, np.zeros(0, dtype=np.int64))
         with self._free_lock:

@@ -6,15 +6,18 @@ Shapes: U users, N candidates of each, H history length, n items, T tag slots, F
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from contract.bundle import EXPLAIN, ITEM_ENCODER, RANKER, Bundle
 from contract.ids import IdIndex
 from contract.schema import Schema
-from scoring.device import BODY, CUDA, Device, open_fused, open_session, why_unfused
+from scoring.device import BODY, Device, open_fused, open_session, runs_on_cuda, why_unfused
+from scoring.device_runner import DeviceRunner
+from scoring.device_tables import DeviceTables
 from scoring.errors import GraphError, KernelError, ParityError
+from scoring.gpu import Gpu, GpuShare, shared_gpu
 from scoring.memory import Zeros, private_zeros
+from scoring.runner import Runner, SessionRunner
 from scoring.tables import Tables
 
 _ENCODE_AT_ONCE = 1024
@@ -38,12 +41,16 @@ class Scorer:
     encodes
         Open the item encoder; without it only `score`, `explain` and `verify` with given tables work.
     zeros
-        Allocates the memory of tables.
+        Allocates the memory of tables, unless they lie on a GPU.
+    gpu
+        The GPU to run on, whatever `device` says; None: where `device` means one, that which all such scorers share.
 
     Raises
     ------
     DeviceError
         The device is not the one that runs.
+    DeviceMemoryError
+        The GPU has not enough memory left.
     KernelError
         Kernels are required, and an operation of the ranker would run without.
     GraphError
@@ -59,32 +66,50 @@ class Scorer:
         require_kernels: bool = False,
         encodes: bool = True,
         zeros: Zeros = private_zeros,
+        gpu: Gpu | None = None,
     ) -> None:
         self.bundle, self.zeros = bundle, zeros
         self.features: Schema = bundle.manifest.features
-        self._device, self._num_threads = device, num_threads
-        self._ranker, self._kernels = open_fused(bundle.graph(RANKER), bundle.manifest.qin_ops, device, num_threads)
+        self._num_threads = num_threads
+        if gpu is None and runs_on_cuda(device):
+            gpu = shared_gpu()
+        self._share = None if gpu is None else GpuShare(gpu, bundle.manifest.tables, self.features.history_length)
+        self._ranker, self._kernels = self._open_ranker()
         if require_kernels and (not self._kernels or BODY in self._kernels.values()):
             unfused = [op for op, runs_by in self._kernels.items() if runs_by == BODY]
-            raise KernelError(unfused, why_unfused())
+            raise KernelError(unfused, why_unfused(self.provider))
         self._encoder = open_session(bundle.graph(ITEM_ENCODER), "cpu", 1) if encodes else None
-        self._explainer: ort.InferenceSession | None = None
+        self._explainer: Runner | None = None
         self._vocabulary = IdIndex(bundle.vocabulary[1:], np.arange(1, len(bundle.vocabulary)))
         self._check_interface()
 
     @property
     def provider(self) -> str:
         """The ONNX Runtime provider that runs the ranker."""
-        return str(self._ranker.get_providers()[0])
+        return str(self._ranker.session.get_providers()[0])
 
     @property
     def kernels(self) -> Mapping[str, str]:
         """What each fused operation of the ranker runs by: its kernel's instruction set, or `scoring.device.BODY`."""
         return self._kernels
 
+    @property
+    def failure(self) -> str | None:
+        """Why the device will never score again in this process, or None."""
+        return self._ranker.failure
+
     def new_tables(self, capacity: int) -> Tables:
-        """Return empty tables for `capacity` rows, row 0 included."""
-        return Tables(self.bundle.manifest.tables, capacity, on_gpu=self.provider == CUDA, zeros=self.zeros)
+        """Return empty tables for `capacity` rows, row 0 included; raises DeviceMemoryError on a GPU that is full."""
+        if self._share is not None:
+            return self._share.new_tables(capacity)
+        return Tables(self.bundle.manifest.tables, capacity, self.zeros)
+
+    def grown(self, tables: Tables, capacity: int) -> Tables:
+        """Return larger tables with the same rows, as ready to score with as these, which stay as they are."""
+        larger = tables.grown(capacity)
+        if isinstance(tables, DeviceTables) and tables.is_ready:
+            self.warm_up(larger)
+        return larger
 
     def encode(
         self, item_ids: NDArray[np.int64], tags: NDArray[np.integer], embedding: NDArray[np.float32]
@@ -141,7 +166,7 @@ class Scorer:
         levels
             (U, N, 2) likes and views level of each candidate.
         """
-        return self._run(self._ranker, "scores", tables, candidate_rows, history_rows, levels)
+        return self._ranker.run(tables, candidate_rows, history_rows, levels)
 
     def explain(
         self,
@@ -152,8 +177,8 @@ class Scorer:
     ) -> NDArray[np.float32]:
         """Return (U, N, H) how much each history item counts for each candidate; see `score` for the inputs."""
         if self._explainer is None:
-            self._explainer = open_session(self.bundle.graph(EXPLAIN), self._device, self._num_threads)
-        return self._run(self._explainer, "weights", tables, candidate_rows, history_rows, levels)
+            self._explainer = self._open_explainer()
+        return self._explainer.run(tables, candidate_rows, history_rows, levels)
 
     def golden_tables(self) -> Tables:
         """Return tables that hold the golden items, golden item g in row g + 1."""
@@ -184,26 +209,34 @@ class Scorer:
             _compare("weights", self.explain(*inputs), golden.weights, tolerance.weights * largest)
 
     def warm_up(self, tables: Tables, num_candidates: Sequence[int] = (1, 10, 100, 1000)) -> None:
-        """Rank nothing at the usual sizes, so that the first real request finds memory and threads ready."""
+        """Rank nothing at the usual sizes, so that the first real request finds memory and threads ready.
+
+        On a GPU, make every bucket ready for these tables.
+        """
+        if isinstance(self._ranker, DeviceRunner):
+            assert isinstance(tables, DeviceTables)
+            self._ranker.make_ready(tables)
+            return
         history = np.zeros((1, self.features.history_length), dtype=np.int64)
         for count in num_candidates:
             self.score(tables, np.zeros((1, count), np.int64), history, np.zeros((1, count, 2), np.int64))
 
-    def _run(
-        self, session: ort.InferenceSession, output: str, tables: Tables, *rows: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        binding = session.io_binding()
-        tables.bind(binding)
-        for name, values in zip(("candidate_rows", "history_rows", "levels"), rows, strict=True):
-            binding.bind_cpu_input(name, np.ascontiguousarray(values, dtype=np.int64))
-        binding.bind_output(output, "cpu")
-        session.run_with_iobinding(binding)
-        result: NDArray[np.float32] = binding.get_outputs()[0].numpy()
-        return result
+    def _open_ranker(self) -> tuple[Runner, Mapping[str, str]]:
+        graph, ops = self.bundle.graph(RANKER), self.bundle.manifest.qin_ops
+        if self._share is not None:
+            return self._share.open_ranker(graph, ops, self._num_threads)
+        session, kernels = open_fused(graph, ops, "cpu", self._num_threads)
+        return SessionRunner(session, "scores"), kernels
+
+    def _open_explainer(self) -> Runner:
+        graph = self.bundle.graph(EXPLAIN)
+        if self._share is not None:
+            return self._share.open_explainer(graph, "weights", self._num_threads)
+        return SessionRunner(open_session(graph, "cpu", self._num_threads), "weights")
 
     def _check_interface(self) -> None:
         wanted = {spec.name for spec in self.bundle.manifest.tables} | {"candidate_rows", "history_rows", "levels"}
-        has = {node.name for node in self._ranker.get_inputs()}
+        has = {node.name for node in self._ranker.session.get_inputs()}
         if has != wanted:
             raise GraphError(f"{RANKER} takes {sorted(has)}, but the manifest's tables need {sorted(wanted)}")
 

@@ -23,35 +23,27 @@ class Tables:
         Name, width and type of each table, from the bundle's manifest.
     capacity
         Number of rows, row 0 included. Memory that was never written costs nothing on Linux.
-    on_gpu
-        Keep a copy in GPU memory and let runs read that one.
     zeros
         Allocates the memory.
     """
 
-    def __init__(
-        self, specs: Sequence[TableSpec], capacity: int, on_gpu: bool = False, zeros: Zeros = private_zeros
-    ) -> None:
+    def __init__(self, specs: Sequence[TableSpec], capacity: int, zeros: Zeros = private_zeros) -> None:
         assert capacity >= 1
         self._zeros = zeros
-        self._hold(specs, [zeros((capacity, spec.width), spec.dtype) for spec in specs], on_gpu)
+        self._hold(specs, [zeros((capacity, spec.width), spec.dtype) for spec in specs])
 
     @classmethod
     def of_arrays(cls, specs: Sequence[TableSpec], arrays: Sequence[NDArray[Any]]) -> Self:
         """Return tables over memory that somebody else fills; these are never written."""
         tables = cls.__new__(cls)
-        tables._hold(specs, arrays, on_gpu=False)
+        tables._hold(specs, arrays)
         return tables
 
-    def _hold(self, specs: Sequence[TableSpec], arrays: Sequence[NDArray[Any]], on_gpu: bool) -> None:
+    def _hold(self, specs: Sequence[TableSpec], arrays: Sequence[NDArray[Any]]) -> None:
         self.specs = tuple(specs)
         self.capacity = len(arrays[0])
-        self._on_gpu = on_gpu
         self._host = {spec.name: values for spec, values in zip(specs, arrays, strict=True)}
-        device = "cuda" if on_gpu else "cpu"
-        self._bound = {
-            name: ort.OrtValue.ortvalue_from_numpy(values, device, 0) for name, values in self._host.items()
-        }
+        self._bound = {name: ort.OrtValue.ortvalue_from_numpy(values) for name, values in self._host.items()}
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
@@ -63,13 +55,10 @@ class Tables:
         assert rows.min(initial=1) >= 1
         for name, table in self._host.items():
             table[rows] = values[name]
-            if self._on_gpu:
-                # The whole table travels again: rows in use are rewritten with the bytes they have.
-                self._bound[name].update_inplace(table)
 
     def grown(self, capacity: int) -> "Tables":
         """Return larger tables with the same rows; these stay as they are for runs that still read them."""
-        larger = Tables(self.specs, capacity, self._on_gpu, self._zeros)
+        larger = Tables(self.specs, capacity, self._zeros)
         rows = np.arange(1, self.capacity)
         larger.write(rows, {name: values[1:] for name, values in self._host.items()})
         return larger

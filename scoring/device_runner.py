@@ -1,0 +1,257 @@
+"""Scoring on a device, in shapes that were made ready before: rows in, one launch, scores out.
+
+Shapes: U users, N candidates of each, H history length.
+"""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from scoring.accelerator import Accelerator, Stream
+from scoring.buckets import Buckets, Shape
+from scoring.budget import Reservation
+from scoring.device_tables import DeviceTables, Run
+from scoring.errors import DeviceError, GraphError, ScoringError
+from scoring.runner import INPUTS
+from scoring.tables import Tables
+
+_ALIGNED = 256
+_MOST_DIFFERENCE = 1e-5
+"""How far a replay may be from a run, as a score: the same kernels on the same rows."""
+
+
+class DeviceRunner:
+    """Runs a ranker on a device.
+
+    Inputs of all buckets share one stretch of page-locked memory and one of the device's, scores another two. A run
+    fills the first, and then everything is one launch: the copy in, the kernels, the copy out. So only one run is
+    under way at a time, whatever thread it is of, which a lock sees to.
+
+    Once the device has failed, every later run fails too, without trying: an error in a kernel leaves the process's
+    part of a GPU unusable, and scoring elsewhere instead would hide it.
+
+    Parameters
+    ----------
+    session
+        Of the ranker, on `stream`.
+    accelerator, stream
+        The device, and the queue of this runner alone.
+    history_length
+        H.
+    buckets
+        The shapes.
+    graphs
+        Capture runs, so that each is one launch; otherwise the session enqueues its kernels every time.
+    reservation
+        The memory that all this takes.
+
+    Attributes
+    ----------
+    failure
+        Why nothing runs any more, or None.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        accelerator: Accelerator,
+        stream: Stream,
+        history_length: int,
+        buckets: Buckets,
+        graphs: bool,
+        reservation: Reservation,
+    ) -> None:
+        self.session, self._reservation = session, reservation
+        self.failure: str | None = None
+        self._kind, self._stream, self._buckets, self._graphs = accelerator.kind, stream, buckets, graphs
+        layouts = {shape: _Layout(*shape, history_length) for shape in buckets.shapes}
+        inputs = accelerator.page_locked(max(layout.num_bytes for layout in layouts.values()))
+        scores = accelerator.page_locked(4 * max(layout.num_scores for layout in layouts.values()))
+        self._device_inputs, self._device_scores = (accelerator.allocate(len(host)) for host in (inputs, scores))
+        self._bounds = {shape: _Bound(layout, inputs, scores) for shape, layout in layouts.items()}
+        self._options = _run_options()
+        self._turn = threading.Lock()
+
+    def run(
+        self,
+        tables: Tables,
+        candidate_rows: NDArray[np.int64],
+        history_rows: NDArray[np.int64],
+        levels: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Return (U, N) scores; see `Runner`. What no bucket holds is scored in pieces.
+
+        Raises
+        ------
+        DeviceError
+            The device failed, now or before.
+        """
+        assert isinstance(tables, DeviceTables)
+        num_users, num_candidates = candidate_rows.shape
+        shape = self._buckets.smallest(num_users, num_candidates)
+        if shape is not None:
+            return self._run(tables, shape, candidate_rows, history_rows, levels)
+        scores = np.empty((num_users, num_candidates), dtype=np.float32)
+        for users, candidates in self._buckets.pieces(num_users, num_candidates):
+            part = candidate_rows[users, candidates]
+            shape = self._buckets.smallest(*part.shape)
+            assert shape is not None
+            scores[users, candidates] = self._run(tables, shape, part, history_rows[users], levels[users, candidates])
+        return scores
+
+    def make_ready(self, tables: DeviceTables) -> None:
+        """Make every bucket ready for these tables, the largest first, and see that each computes what a run does.
+
+        Others may score meanwhile, with other tables: each bucket takes its turn.
+
+        Raises
+        ------
+        GraphError
+            A run fails, cannot be captured, or what was captured does not compute what was run.
+        DeviceError
+            The device failed.
+        """
+        for shape in self._buckets.shapes:
+            with self._turn:
+                tables.runs[shape] = self._ready(tables, shape)
+        tables.is_ready = True
+
+    def _run(
+        self,
+        tables: DeviceTables,
+        shape: Shape,
+        candidate_rows: NDArray[np.int64],
+        history_rows: NDArray[np.int64],
+        levels: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        bound = self._bounds[shape]
+        with self._turn:
+            if self.failure is not None:
+                raise DeviceError(self.failure)
+            run = tables.runs.get(shape)
+            if run is None:
+                run = tables.runs[shape] = self._waiting(self._work(tables, bound))
+            bound.fill(candidate_rows, history_rows, levels)
+            try:
+                run()
+            except Exception as error:
+                raise self._failed(error) from error
+            return bound.read(*candidate_rows.shape)
+
+    def _ready(self, tables: DeviceTables, shape: Shape) -> Run:
+        bound = self._bounds[shape]
+        work = self._work(tables, bound)
+        plain = self._waiting(work)
+        try:
+            bound.draw(1, tables.capacity)
+            plain()
+            expected = bound.read(*shape)
+            bound.draw(2, tables.capacity)
+            plain()  # by now whatever a run allocates is there, and the device holds other rows than are captured
+            return self._captured(work, bound, tables.capacity, expected) if self._graphs else plain
+        except ScoringError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no base class but this one
+            raise GraphError(f"runs of {shape[0]} x {shape[1]} candidates cannot be made ready: {error}") from error
+
+    def _captured(
+        self, work: Callable[[], None], bound: "_Bound", num_rows: int, expected: NDArray[np.float32]
+    ) -> Run:
+        replay = self._stream.capture(work)
+        bound.draw(1, num_rows)
+        bound.scores[:] = np.nan
+        replay()
+        if not np.allclose(bound.scores, expected, rtol=0, atol=_MOST_DIFFERENCE, equal_nan=True):
+            raise GraphError(f"a captured run of {expected.shape} candidates gives other scores than a run")
+        return replay
+
+    def _work(self, tables: DeviceTables, bound: "_Bound") -> Callable[[], None]:
+        """Return what enqueues a run. It holds addresses alone: neither the tables nor this runner."""
+        session, stream, options, layout = self.session, self._stream, self._options, bound.layout
+        inputs, scores = self._device_inputs, self._device_scores
+        binding = session.io_binding()
+        tables.bind(binding)
+        for name, offset, shape in zip(INPUTS, layout.offsets, layout.shapes, strict=True):
+            binding.bind_input(name, self._kind, 0, np.int64, shape, inputs.address + offset)
+        binding.bind_output("scores", self._kind, 0, np.float32, [layout.users, layout.candidates], scores.address)
+
+        def work() -> None:
+            stream.copy_in(inputs.address, bound.inputs_address, layout.num_bytes)
+            session.run_with_iobinding(binding, options)
+            stream.copy_out(bound.scores_address, scores.address, 4 * layout.num_scores)
+
+        return work
+
+    def _waiting(self, work: Callable[[], None]) -> Run:
+        stream = self._stream
+
+        def run() -> None:
+            work()
+            stream.wait()
+
+        return run
+
+    def _failed(self, error: Exception) -> DeviceError:
+        self.failure = str(error) if isinstance(error, DeviceError) else f"the GPU failed: {error}"
+        return DeviceError(self.failure)
+
+
+class _Layout:
+    """Where the inputs of a bucket lie in one stretch of memory, so that one copy takes them all."""
+
+    def __init__(self, users: int, candidates: int, history_length: int) -> None:
+        self.users, self.candidates = users, candidates
+        self.shapes = [users, candidates], [users, history_length], [users, candidates, 2]
+        self.offsets, self.num_bytes, self.num_scores = list[int](), 0, users * candidates
+        for shape in self.shapes:
+            self.offsets.append(self.num_bytes)
+            self.num_bytes += -(-8 * int(np.prod(shape)) // _ALIGNED) * _ALIGNED
+
+
+class _Bound:
+    """A bucket's inputs and scores in the host's page-locked memory."""
+
+    def __init__(self, layout: _Layout, inputs: NDArray[np.uint8], scores: NDArray[np.uint8]) -> None:
+        self.layout = layout
+        self.candidate_rows, self.history_rows, self.levels = (
+            inputs[offset : offset + 8 * int(np.prod(shape))].view(np.int64).reshape(shape)
+            for offset, shape in zip(layout.offsets, layout.shapes, strict=True)
+        )
+        self.scores = scores[: 4 * layout.num_scores].view(np.float32).reshape(layout.users, layout.candidates)
+        self.inputs_address: int = inputs.ctypes.data
+        self.scores_address: int = scores.ctypes.data
+
+    def fill(
+        self, candidate_rows: NDArray[np.int64], history_rows: NDArray[np.int64], levels: NDArray[np.int64]
+    ) -> None:
+        """Put a request in, padded with row 0 and level 0."""
+        num_users, num_candidates = candidate_rows.shape
+        for values in (self.candidate_rows, self.levels):
+            values[:num_users, num_candidates:] = 0
+        for values in (self.candidate_rows, self.history_rows, self.levels):
+            values[num_users:] = 0
+        self.candidate_rows[:num_users, :num_candidates] = candidate_rows
+        self.history_rows[:num_users] = history_rows
+        self.levels[:num_users, :num_candidates] = levels
+
+    def draw(self, seed: int, num_rows: int) -> None:
+        """Put rows in at random, the same ones for the same seed."""
+        generator = np.random.default_rng(seed)
+        for values in (self.candidate_rows, self.history_rows):
+            values[:] = generator.integers(0, num_rows, values.shape)
+        self.levels[:] = 0
+
+    def read(self, num_users: int, num_candidates: int) -> NDArray[np.float32]:
+        """Return a copy of the scores of so many users and candidates."""
+        return self.scores[:num_users, :num_candidates].copy()
+
+
+def _run_options() -> ort.RunOptions:
+    """Return options for runs that wait for nothing: whoever enqueued them does."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", "-1")  # captured here, if at all, and not by ONNX Runtime
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options
