@@ -14,7 +14,7 @@ BUILD_KERNELS = $(BIN)/python -m kernels.build || { test $$? -eq 3 \
 	&& $(BIN)/python -m pip install --quiet --constraint constraints.txt ziglang 2>/dev/null \
 	&& $(BIN)/python -m kernels.build; }
 
-.PHONY: demo test test-slow check format bench bench-kernels bench-swaps bench-overload bench-peers chaos kernels clean $(TAKEN_AWAY)
+.PHONY: demo test test-slow check format bench bench-kernels bench-swaps bench-overload bench-peers chaos kernels kernels-cuda clean $(TAKEN_AWAY)
 
 demo: $(READY) $(KERNELS) ## train, export, serve, rank, swap on generated data
 	$(BIN)/qin demo
@@ -61,6 +61,11 @@ kernels: $(READY) ## compile the fused kernels again
 	$(BUILD_KERNELS)
 	rm -f kernels/lib/.none
 	touch $(KERNELS)
+
+kernels-cuda: $(READY) ## compile the CUDA kernels, by the nvcc that is here or by one that comes as a wheel; needs no GPU
+	$(BIN)/python -m kernels.build_cuda || { test $$? -eq 3 \
+		&& $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cuda-build]' \
+		&& $(BIN)/python -m kernels.build_cuda; }
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

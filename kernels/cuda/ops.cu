@@ -103,6 +103,33 @@ struct AttentionKernel : Kernel, AttentionOperands {
   }
 };
 
+// A tensor's content where the host can read it, wherever ONNX Runtime keeps it.
+class HostCopy {
+ public:
+  HostCopy() = default;
+  ~HostCopy() { free(memory_); }
+  HostCopy(const HostCopy&) = delete;
+  HostCopy& operator=(const HostCopy&) = delete;
+
+  // From here on the tensor's data is the copy.
+  cudaError_t take(Tensor* tensor) {
+    if (!tensor->data) return cudaSuccess;
+    size_t size = size_of(tensor->type);
+    for (size_t axis = 0; axis < tensor->rank; ++axis) size *= tensor->at(axis);
+    memory_ = malloc(size ? size : 1);
+    if (!memory_) return cudaErrorMemoryAllocation;
+    const cudaError_t error = size ? cudaMemcpy(memory_, tensor->data, size, cudaMemcpyDefault) : cudaSuccess;
+    tensor->data = memory_;
+    return error;
+  }
+
+ private:
+  static size_t size_of(ElementType type) {
+    return type == ElementType::kInt8 ? 1 : type == ElementType::kBfloat16 ? 2 : 4;
+  }
+  void* memory_ = nullptr;
+};
+
 struct TowerKernel : Kernel, TowerOperands {
   using Kernel::Kernel;
   static ort::MemoryType memory_of(size_t input) {
@@ -130,6 +157,9 @@ struct TowerKernel : Kernel, TowerOperands {
               : tf32                                    ? cuda::Product::kTf32
                                                         : cuda::Product::kFloat32;
     QIN_RETURN_IF(stop_at(cuda::prepare_tower(device, product)));
+    HostCopy copies[kNumInputs];
+    for (size_t i = 0; i < kNumInputs; ++i)
+      if (is_weight(i)) QIN_RETURN_IF(stop_at(copies[i].take(&inputs[i])));
     return pack(inputs);
   }
 

@@ -121,6 +121,17 @@ class Operation:
         """Return the outputs, by the kernel in `library` or by the function's body."""
         return self.session(library, num_threads).run(None, self.feed(operands))
 
+    def cuda_session(
+        self, library: Path, tf32: bool = False, provider_options: Mapping[str, str] | None = None
+    ) -> ort.InferenceSession:
+        """Return a session of the model on a GPU, by the CUDA kernels in `library`."""
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("qin.tf32", str(int(tf32)))
+        options.register_custom_ops_library(str(library))
+        providers = [("CUDAExecutionProvider", dict(provider_options or {}))]
+        return ort.InferenceSession(self._model, options, providers=providers)
+
     def session(
         self, library: Path | None = None, num_threads: int = 1, pool_threads: int | None = None
     ) -> ort.InferenceSession:
