@@ -8,6 +8,10 @@
 #include "../cpu/operands.h"
 #include "launches.h"
 
+#ifndef QIN_PROVIDER  // tests have another
+#define QIN_PROVIDER "CUDAExecutionProvider"
+#endif
+
 namespace qin {
 namespace {
 
@@ -61,11 +65,15 @@ struct Kernel {
 };
 
 // Memory of ONNX Runtime's arena. It goes back as soon as the launches that use it are in the stream: whoever gets it next
-// in the same stream comes behind them, and the arena lets no other stream have it before.
+// in the same stream comes behind them, and the arena lets no other stream have it before. A run without a stream of its
+// own, which the arena cannot tell from others, is in the one order that all such runs have.
 class Scratch {
  public:
-  Scratch(const Kernel& kernel, const OrtKernelContext* context, size_t size) : kernel_(kernel) {
-    failed_ = kernel.api.scratch(context, kernel.allocator->Info(kernel.allocator), size, &memory_);
+  Scratch(const Kernel& kernel, const OrtKernelContext* context, cudaStream_t stream, size_t size) : kernel_(kernel) {
+    if (stream)
+      failed_ = kernel.api.scratch(context, kernel.allocator->Info(kernel.allocator), size, &memory_);
+    else
+      memory_ = kernel.allocator->Alloc(kernel.allocator, size);
   }
   ~Scratch() {
     if (memory_) kernel_.allocator->Free(kernel_.allocator, memory_);
@@ -190,7 +198,7 @@ struct TowerKernel : Kernel, TowerOperands {
     if (!a.num_rows) return nullptr;
     cudaStream_t stream = nullptr;
     QIN_RETURN_IF(stream_of(context, &stream));
-    const Scratch scratch(*this, context, cuda::tower_scratch(shape, product, a.num_rows));
+    const Scratch scratch(*this, context, stream, cuda::tower_scratch(shape, product, a.num_rows));
     QIN_RETURN_IF(scratch.failed());
     return stop_at(cuda::run_tower(shape, product, device, packed, a, scratch.data(), stream));
   }
@@ -204,7 +212,7 @@ Op make_op(bool tf32, uint64_t* created) {
   op.tf32 = tf32;
   op.created = created;
   set_interface<KernelType>(&op);
-  op.GetExecutionProviderType = [](const ort::CustomOp*) { return "CUDAExecutionProvider"; };
+  op.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return QIN_PROVIDER; };
   op.GetInputMemoryType = [](const ort::CustomOp*, size_t index) { return KernelType::memory_of(index); };
   return op;
 }

@@ -116,10 +116,15 @@ class Operation:
             self._names += self._given
 
     def run(
-        self, operands: Mapping[str, NDArray[np.generic]], library: Path | None = None, num_threads: int = 1
+        self,
+        operands: Mapping[str, NDArray[np.generic]],
+        library: Path | None = None,
+        num_threads: int = 1,
+        *,
+        tf32: bool = False,
     ) -> list[NDArray[np.float32]]:
         """Return the outputs, by the kernel in `library` or by the function's body."""
-        return self.session(library, num_threads).run(None, self.feed(operands))
+        return self.session(library, num_threads, tf32=tf32).run(None, self.feed(operands))
 
     def cuda_session(
         self, library: Path, tf32: bool = False, provider_options: Mapping[str, str] | None = None
@@ -133,7 +138,12 @@ class Operation:
         return ort.InferenceSession(self._model, options, providers=providers)
 
     def session(
-        self, library: Path | None = None, num_threads: int = 1, pool_threads: int | None = None
+        self,
+        library: Path | None = None,
+        num_threads: int = 1,
+        pool_threads: int | None = None,
+        *,
+        tf32: bool = False,
     ) -> ort.InferenceSession:
         """Return a session of the model; its pool has as many threads as the kernels take, unless another number."""
         options = ort.SessionOptions()
@@ -142,6 +152,7 @@ class Operation:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if library is not None:
             options.add_session_config_entry("qin.num_threads", str(num_threads))
+            options.add_session_config_entry("qin.tf32", str(int(tf32)))  # CUDA's kernels read it
             options.register_custom_ops_library(str(library))
         return ort.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
 

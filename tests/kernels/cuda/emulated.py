@@ -1,4 +1,4 @@
-"""Builds and runs `emulated.cpp`: the CUDA kernels' own sources on a GPU that the CPU plays."""
+"""The CUDA kernels' own sources on a GPU that the CPU plays: as a program, and as a library for ONNX Runtime."""
 
 import os
 import subprocess
@@ -54,13 +54,7 @@ def run_emulated(
         A case differs from the reference, or something does not compile.
     """
     program = folder / f"emulated_{architecture}"
-    built = compiler.run(
-        *(*_FLAGS, *flags, f"-DQIN_EMULATED_ARCHITECTURE={architecture}", '-DQIN_EMULATOR="emulator.h"'),
-        *(f"-I{FOLDER}", f"-I{sources}", f"-I{sources.parent / 'cpu'}"),
-        *(FOLDER / "emulated.cpp", "-lm", "-o", program),
-    )
-    if built.returncode != 0:
-        raise Failed(f"emulated.cpp does not build with {compiler.version}:\n{built.stderr.strip()}")
+    _build(compiler, architecture, "emulated.cpp", program, sources, flags)
     done = subprocess.run(
         [str(program), *(["--quick"] if quick else [])],
         capture_output=True,
@@ -73,3 +67,34 @@ def run_emulated(
     if done.returncode != 0:
         raise Failed(f"ended with status {done.returncode}\n{said}")
     return said
+
+
+def build_library(compiler: Compiler, folder: Path, architecture: str) -> Path:
+    """Return the CUDA library for an emulated GPU of 4 multiprocessors, which ONNX Runtime's CPU provider takes.
+
+    It serves one run at a time.
+
+    Raises
+    ------
+    Failed
+        It does not compile.
+    """
+    library = folder / f"libqin_emulated_{architecture}.so"
+    flags = (
+        *("-shared", "-fPIC", "-fvisibility=hidden", f"-I{FOLDER / 'runtime'}", "-DQIN_EMULATED_PROCESSORS=4"),
+        *("-DQIN_PROVIDER=nullptr", '-DQIN_ARCHITECTURES="emulated"', '-DQIN_SOURCES=""'),
+    )
+    _build(compiler, architecture, "library.cpp", library, CUDA_SOURCES, flags)
+    return library
+
+
+def _build(
+    compiler: Compiler, architecture: str, unit: str, output: Path, sources: Path, flags: Sequence[str]
+) -> None:
+    built = compiler.run(
+        *(*_FLAGS, *flags, f"-DQIN_EMULATED_ARCHITECTURE={architecture}", '-DQIN_EMULATOR="emulator.h"'),
+        *(f"-I{FOLDER}", f"-I{sources}", f"-I{sources.parent / 'cpu'}"),
+        *(FOLDER / unit, "-lm", "-o", output),
+    )
+    if built.returncode != 0:
+        raise Failed(f"{unit} does not build with {compiler.version}:\n{built.stderr.strip()}")
