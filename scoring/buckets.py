@@ -5,6 +5,9 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+MOST_ROWS = 16_384
+"""Candidates of all users in one run."""
+
 Shape = tuple[int, int]
 """Users and candidates of each."""
 
@@ -29,7 +32,7 @@ class Buckets:
 
     candidates: tuple[int, ...] = (1, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
     users: tuple[int, ...] = (1, 2, 4, 8, 16)
-    most_rows: int = 16_384
+    most_rows: int = MOST_ROWS
 
     def __post_init__(self) -> None:
         for sizes in (self.candidates, self.users):

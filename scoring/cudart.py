@@ -59,7 +59,7 @@ class CudaRuntime:
                 self._function(function, getattr(self._library, function))
             self._library.cudaGetErrorString.argtypes, self._library.cudaGetErrorString.restype = [c_int], c_char_p
         except (OSError, AttributeError) as error:
-            raise DeviceError(f"CUDA cannot be used: {error}; pip install 'qin-ranker[cuda]' brings it") from error
+            raise DeviceError(f"{error}; pip install 'qin-ranker[cuda]' brings it") from error
         self.synchronize = self._library.cudaStreamSynchronize
 
     def call(self, function: str, *arguments: object) -> None:

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from scoring.accelerator import Accelerator, Stream
+from scoring.bucket_memory import BucketMemory, Layout
 from scoring.buckets import Buckets, Shape
 from scoring.budget import Reservation
 from scoring.device_tables import DeviceTables, Run
@@ -18,7 +19,6 @@ from scoring.errors import DeviceError, GraphError, ScoringError
 from scoring.runner import INPUTS
 from scoring.tables import Tables
 
-_ALIGNED = 256
 _MOST_DIFFERENCE = 1e-5
 """How far a replay may be from a run, as a score: the same kernels on the same rows."""
 
@@ -67,11 +67,11 @@ class DeviceRunner:
         self.session, self._reservation = session, reservation
         self.failure: str | None = None
         self._kind, self._stream, self._buckets, self._graphs = accelerator.kind, stream, buckets, graphs
-        layouts = {shape: _Layout(*shape, history_length) for shape in buckets.shapes}
+        layouts = {shape: Layout(*shape, history_length) for shape in buckets.shapes}
         inputs = accelerator.page_locked(max(layout.num_bytes for layout in layouts.values()))
         scores = accelerator.page_locked(4 * max(layout.num_scores for layout in layouts.values()))
         self._device_inputs, self._device_scores = (accelerator.allocate(len(host)) for host in (inputs, scores))
-        self._bounds = {shape: _Bound(layout, inputs, scores) for shape, layout in layouts.items()}
+        self._buffers = {shape: BucketMemory(layout, inputs, scores) for shape, layout in layouts.items()}
         self._options = _run_options()
         self._turn = threading.Lock()
 
@@ -127,50 +127,50 @@ class DeviceRunner:
         history_rows: NDArray[np.int64],
         levels: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        bound = self._bounds[shape]
+        buffers = self._buffers[shape]
         with self._turn:
             if self.failure is not None:
                 raise DeviceError(self.failure)
             run = tables.runs.get(shape)
             if run is None:
-                run = tables.runs[shape] = self._waiting(self._work(tables, bound))
-            bound.fill(candidate_rows, history_rows, levels)
+                run = tables.runs[shape] = self._waiting(self._work(tables, buffers))
+            buffers.fill(candidate_rows, history_rows, levels)
             try:
                 run()
             except Exception as error:
                 raise self._failed(error) from error
-            return bound.read(*candidate_rows.shape)
+            return buffers.read(*candidate_rows.shape)
 
     def _ready(self, tables: DeviceTables, shape: Shape) -> Run:
-        bound = self._bounds[shape]
-        work = self._work(tables, bound)
+        buffers = self._buffers[shape]
+        work = self._work(tables, buffers)
         plain = self._waiting(work)
         try:
-            bound.draw(1, tables.capacity)
+            buffers.draw(1, tables.capacity)
             plain()
-            expected = bound.read(*shape)
-            bound.draw(2, tables.capacity)
+            expected = buffers.read(*shape)
+            buffers.draw(2, tables.capacity)
             plain()  # by now whatever a run allocates is there, and the device holds other rows than are captured
-            return self._captured(work, bound, tables.capacity, expected) if self._graphs else plain
+            return self._captured(work, buffers, tables.capacity, expected) if self._graphs else plain
         except ScoringError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class but this one
             raise GraphError(f"runs of {shape[0]} x {shape[1]} candidates cannot be made ready: {error}") from error
 
     def _captured(
-        self, work: Callable[[], None], bound: "_Bound", num_rows: int, expected: NDArray[np.float32]
+        self, work: Callable[[], None], buffers: BucketMemory, num_rows: int, expected: NDArray[np.float32]
     ) -> Run:
         replay = self._stream.capture(work)
-        bound.draw(1, num_rows)
-        bound.scores[:] = np.nan
+        buffers.draw(1, num_rows)
+        buffers.scores[:] = np.nan
         replay()
-        if not np.allclose(bound.scores, expected, rtol=0, atol=_MOST_DIFFERENCE, equal_nan=True):
+        if not np.allclose(buffers.scores, expected, rtol=0, atol=_MOST_DIFFERENCE, equal_nan=True):
             raise GraphError(f"a captured run of {expected.shape} candidates gives other scores than a run")
         return replay
 
-    def _work(self, tables: DeviceTables, bound: "_Bound") -> Callable[[], None]:
+    def _work(self, tables: DeviceTables, buffers: BucketMemory) -> Callable[[], None]:
         """Return what enqueues a run. It holds addresses alone: neither the tables nor this runner."""
-        session, stream, options, layout = self.session, self._stream, self._options, bound.layout
+        session, stream, options, layout = self.session, self._stream, self._options, buffers.layout
         inputs, scores = self._device_inputs, self._device_scores
         binding = session.io_binding()
         tables.bind(binding)
@@ -179,9 +179,9 @@ class DeviceRunner:
         binding.bind_output("scores", self._kind, 0, np.float32, [layout.users, layout.candidates], scores.address)
 
         def work() -> None:
-            stream.copy_in(inputs.address, bound.inputs_address, layout.num_bytes)
+            stream.copy_in(inputs.address, buffers.inputs_address, layout.num_bytes)
             session.run_with_iobinding(binding, options)
-            stream.copy_out(bound.scores_address, scores.address, 4 * layout.num_scores)
+            stream.copy_out(buffers.scores_address, scores.address, 4 * layout.num_scores)
 
         return work
 
@@ -197,56 +197,6 @@ class DeviceRunner:
     def _failed(self, error: Exception) -> DeviceError:
         self.failure = str(error) if isinstance(error, DeviceError) else f"the GPU failed: {error}"
         return DeviceError(self.failure)
-
-
-class _Layout:
-    """Where the inputs of a bucket lie in one stretch of memory, so that one copy takes them all."""
-
-    def __init__(self, users: int, candidates: int, history_length: int) -> None:
-        self.users, self.candidates = users, candidates
-        self.shapes = [users, candidates], [users, history_length], [users, candidates, 2]
-        self.offsets, self.num_bytes, self.num_scores = list[int](), 0, users * candidates
-        for shape in self.shapes:
-            self.offsets.append(self.num_bytes)
-            self.num_bytes += -(-8 * int(np.prod(shape)) // _ALIGNED) * _ALIGNED
-
-
-class _Bound:
-    """A bucket's inputs and scores in the host's page-locked memory."""
-
-    def __init__(self, layout: _Layout, inputs: NDArray[np.uint8], scores: NDArray[np.uint8]) -> None:
-        self.layout = layout
-        self.candidate_rows, self.history_rows, self.levels = (
-            inputs[offset : offset + 8 * int(np.prod(shape))].view(np.int64).reshape(shape)
-            for offset, shape in zip(layout.offsets, layout.shapes, strict=True)
-        )
-        self.scores = scores[: 4 * layout.num_scores].view(np.float32).reshape(layout.users, layout.candidates)
-        self.inputs_address: int = inputs.ctypes.data
-        self.scores_address: int = scores.ctypes.data
-
-    def fill(
-        self, candidate_rows: NDArray[np.int64], history_rows: NDArray[np.int64], levels: NDArray[np.int64]
-    ) -> None:
-        """Put a request in, padded with row 0 and level 0."""
-        num_users, num_candidates = candidate_rows.shape
-        for values in (self.candidate_rows, self.levels):
-            values[:num_users, num_candidates:] = 0
-        for values in (self.candidate_rows, self.history_rows, self.levels):
-            values[num_users:] = 0
-        self.candidate_rows[:num_users, :num_candidates] = candidate_rows
-        self.history_rows[:num_users] = history_rows
-        self.levels[:num_users, :num_candidates] = levels
-
-    def draw(self, seed: int, num_rows: int) -> None:
-        """Put rows in at random, the same ones for the same seed."""
-        generator = np.random.default_rng(seed)
-        for values in (self.candidate_rows, self.history_rows):
-            values[:] = generator.integers(0, num_rows, values.shape)
-        self.levels[:] = 0
-
-    def read(self, num_users: int, num_candidates: int) -> NDArray[np.float32]:
-        """Return a copy of the scores of so many users and candidates."""
-        return self.scores[:num_users, :num_candidates].copy()
 
 
 def _run_options() -> ort.RunOptions:

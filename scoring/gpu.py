@@ -12,6 +12,7 @@ from scoring.cuda import CudaAccelerator
 from scoring.device import open_fused, open_session
 from scoring.device_runner import DeviceRunner
 from scoring.device_tables import DeviceTables
+from scoring.errors import DeviceError
 from scoring.runner import TurnRunner
 from scoring.uploads import Uploads
 
@@ -55,7 +56,10 @@ def open_gpu(memory_mb: int | None = None, buckets: Buckets | None = None, graph
     DeviceError
         CUDA cannot be used here.
     """
-    accelerator = CudaAccelerator()
+    try:
+        accelerator = CudaAccelerator()
+    except DeviceError as error:
+        raise DeviceError(f"CUDA does not run here: {error}") from error
     most = int(accelerator.free_bytes() * _SHARE_OF_FREE) if memory_mb is None else memory_mb * MIB
     budget = MemoryBudget(most, accelerator.free_bytes)
     return Gpu(accelerator, budget, Buckets() if buckets is None else buckets, graphs)

@@ -8,9 +8,14 @@ import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
-from service.errors import DeadlineError
+import structlog
+
+from scoring.errors import DeviceError
+from service.errors import DeadlineError, UnavailableError
 from service.score import Job, score
 from service.serving import HotItems
+
+_log = structlog.get_logger(__name__)
 
 _Asked = tuple[Job, "asyncio.Future[None]"]
 
@@ -107,6 +112,9 @@ class Lane:
         failure: Exception | None = None
         try:
             score([job for job, _ in together], self._hot_set)
+        except DeviceError as error:
+            _log.critical("the device that scores failed", error=str(error))
+            failure = UnavailableError("the device that scores failed; this replica is about to end")
         except Exception as error:
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is closed, nobody waits any more

@@ -15,6 +15,7 @@ from contract.schema import Schema
 from contract.store import Store
 from scoring.device import Device
 from scoring.errors import DeviceError, ScoringError
+from scoring.gpu import Gpu
 from scoring.memory import Zeros, private_zeros
 from scoring.scorer import Scorer
 from service.background import background_thread
@@ -39,6 +40,7 @@ class LoadOptions:
     num_threads: int
     require_kernels: bool = False
     zeros: Zeros = private_zeros
+    gpu: Gpu | None = None
 
 
 class Loader:
@@ -111,6 +113,7 @@ def open_scorer(bundle: Bundle, options: LoadOptions, *, encodes: bool = True) -
         require_kernels=options.require_kernels,
         encodes=encodes,
         zeros=options.zeros,
+        gpu=options.gpu,
     )
     _log.info(
         "version loaded",

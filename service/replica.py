@@ -10,7 +10,10 @@ from redis.asyncio import Redis
 
 from contract.bundle import StoreError
 from contract.store import open_store
+from scoring.buckets import Buckets
+from scoring.device import runs_on_cuda
 from scoring.errors import DeviceError
+from scoring.gpu import Gpu, open_gpu
 from scoring.memory import Zeros, private_zeros
 from service import connection
 from service.active import ActiveVersion
@@ -65,7 +68,15 @@ class Replica:
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here."""
-        return self.registry.is_serving and not self.stopping
+        return self.registry.is_serving and not self.stopping and self.failure is None
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing can be ranked any more in this process, or None."""
+        if not self.registry.is_serving:
+            return None
+        failures = (version.scorer.failure for version in self.registry.lineup.versions)
+        return next((failure for failure in failures if failure is not None), None)
 
 
 @contextlib.asynccontextmanager
@@ -193,11 +204,15 @@ def assemble(
 
 
 def load_options(settings: Settings, zeros: Zeros = private_zeros) -> LoadOptions:
-    """Return where bundles lie and how they run; raises StartError where no store can be there."""
+    """Return where bundles lie and how they run; raises StartError where no store can be, or no GPU that must be."""
     try:
         store = open_store(settings.store.get_secret_value(), settings.cache_dir, settings.store_timeout_s)
     except StoreError as error:
         raise StartError(f"setting store: {error}") from error
+    try:
+        gpu = _gpu(settings) if runs_on_cuda(settings.device) else None
+    except DeviceError as error:
+        raise StartError(str(error)) from error
     return LoadOptions(
         store=store,
         model=settings.model,
@@ -205,7 +220,13 @@ def load_options(settings: Settings, zeros: Zeros = private_zeros) -> LoadOption
         num_threads=settings.num_threads,
         require_kernels=settings.require_kernels,
         zeros=zeros,
+        gpu=gpu,
     )
+
+
+def _gpu(settings: Settings) -> Gpu:
+    buckets = Buckets(settings.device_candidates, settings.device_users)
+    return open_gpu(settings.device_memory_mb, buckets, settings.device_graphs)
 
 
 async def _redis_url(settings: Settings, stack: contextlib.AsyncExitStack) -> str:

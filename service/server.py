@@ -77,6 +77,11 @@ async def run(
         Called with a line that says what is served, as soon as it is.
     seat
         Where the listener is shared, who else accepts connections.
+
+    Raises
+    ------
+    StartError
+        It cannot start, or the device that scores failed later: whoever looks after the process has to start it anew.
     """
     this = asyncio.current_task()
     assert this is not None
@@ -98,6 +103,8 @@ async def run(
             if not this.cancelling():
                 server = Server(replica, ready, seat)
                 await server.serve([listener])
+            if replica.failure is not None:
+                raise StartError(f"nothing can be ranked any more: {replica.failure}")
 
 
 def say(line: str) -> None:
@@ -151,8 +158,10 @@ class Server(uvicorn.Server):
         return protocol
 
     async def on_tick(self, counter: int) -> bool:
-        """Note how many connections are left, ten times a second."""
+        """Note how many connections are left, ten times a second, and end once nothing can be ranked any more."""
         self._seat.num_connections = len(self.server_state.connections)
+        if self._replica.failure is not None:
+            self._replica.stopping = self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.bundle import BundleError, check_name
 from contract.store import TIMEOUT_S
+from scoring.buckets import MOST_ROWS, Buckets
 from service.errors import SettingsError
 
 
@@ -35,6 +36,16 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free port")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    device_memory_mb: int | None = Field(
+        default=None,
+        ge=1,
+        description="of a GPU, for all loaded versions; none: nine tenths of what is free",
+    )
+    device_graphs: bool = Field(default=True, description="on a GPU, capture runs when a version is loaded")
+    device_candidates: tuple[int, ...] = Field(
+        default=Buckets().candidates, description="sizes that a GPU's runs are padded to, ascending"
+    )
+    device_users: tuple[int, ...] = Field(default=Buckets().users, description="the same for users of one run")
     workers: int = Field(default=1, ge=1, le=256, description="processes that answer requests; Linux, on the CPU")
     num_threads: int = Field(
         default=0, ge=0, description="of one scoring run; 0 takes the physical cores, divided among the workers"
@@ -106,6 +117,15 @@ class Settings(BaseSettings):
             return check_name(model)
         except BundleError as error:
             raise ValueError(str(error)) from error
+
+    @field_validator("device_candidates", "device_users")
+    @classmethod
+    def _ascend(cls, sizes: tuple[int, ...], others: ValidationInfo) -> tuple[int, ...]:
+        if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
+            raise ValueError("must be ascending sizes, all at least 1")
+        if sizes[-1] * sizes[0] > MOST_ROWS or sizes[0] * max(others.data.get("device_candidates", [1])) > MOST_ROWS:
+            raise ValueError(f"must leave the smallest number of users at most {MOST_ROWS} candidates together")
+        return sizes
 
     @field_validator("mirror_capacity")
     @classmethod
