@@ -14,7 +14,7 @@ BUILD_KERNELS = $(BIN)/python -m kernels.build || { test $$? -eq 3 \
 	&& $(BIN)/python -m pip install --quiet --constraint constraints.txt ziglang 2>/dev/null \
 	&& $(BIN)/python -m kernels.build; }
 
-.PHONY: demo test test-slow check format bench bench-kernels bench-swaps bench-overload bench-peers chaos kernels kernels-cuda clean $(TAKEN_AWAY)
+.PHONY: demo test test-slow check format bench bench-kernels bench-gpu bench-swaps bench-overload bench-peers chaos kernels kernels-cuda clean $(TAKEN_AWAY)
 
 demo: $(READY) $(KERNELS) ## train, export, serve, rank, swap on generated data
 	$(BIN)/qin demo
@@ -38,6 +38,10 @@ format: $(READY) ## rewrite the sources in house style
 
 bench-kernels: $(READY) $(KERNELS) ## the ranker in every form, and the tower beside ONNX Runtime's MatMul
 	$(BIN)/python -m tests.bench.kernels
+
+bench-gpu: $(READY) $(KERNELS) ## on an NVIDIA GPU: the ranker in every form, with and without graphs, and the service on it
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cuda]'
+	$(BIN)/python -m tests.bench.gpu
 
 chaos: $(READY) $(KERNELS) ## break Redis in every way under constant requests, and check every answer
 	$(BIN)/python -m tests.chaos
