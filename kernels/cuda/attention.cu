@@ -3,6 +3,8 @@
 
 namespace qin::cuda {
 
+const char* prepare_attention() { return prepare_attention_kernels(); }
+
 const char* attend(const AttentionArguments& arguments, const Device& device, cudaStream_t stream) {
   return run_attention(arguments, device, stream);
 }

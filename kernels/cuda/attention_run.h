@@ -12,7 +12,12 @@ Grid attention_grid(const AttentionLaunch& a) {
           static_cast<unsigned>((a.given.num_candidates + kRows - 1) / kRows), static_cast<unsigned>(a.given.num_users)};
 }
 
-// Null, or what is wrong.
+// Before the first run on a device. Null, or what is wrong; so below.
+inline const char* prepare_attention_kernels() {
+  if (const char* error = allow_shared_memory(attention<NarrowAttention>, NarrowAttention::kSharedMemory)) return error;
+  return allow_shared_memory(attention<WideAttention>, WideAttention::kSharedMemory);
+}
+
 inline const char* run_attention(const AttentionArguments& given, const Device& device, Stream stream) {
   const auto tiles = [](size_t width) { return static_cast<unsigned>((width + kTileColumns - 1) / kTileColumns); };
   const auto bits = [](const float* address) { return reinterpret_cast<uintptr_t>(address); };

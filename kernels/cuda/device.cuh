@@ -94,6 +94,21 @@ QIN_DEVICE uint32_t rounded_to_tf32(float number) {
 #endif
 }
 
+// Two float32 rounded to nearest even, the second in the upper half.
+QIN_DEVICE uint32_t bfloat16_pair(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  const auto rounded = [](uint32_t bits) {
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return bits >> 16 | 0x40u;
+    return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  };
+  return rounded(as_bits(low)) | rounded(as_bits(high)) << 16;
+#endif
+}
+
 // Sum over four pairs of signed bytes.
 QIN_DEVICE int dot4(uint32_t a, uint32_t b, int sum) {
   return __dp4a(static_cast<int>(a), static_cast<int>(b), sum);

@@ -29,16 +29,6 @@ QIN_BOTH unsigned column_of(unsigned per_word, unsigned t, unsigned half, unsign
   return index / 2 * kTileColumns + 2 * t + index % 2;
 }
 
-// The upper half of a float32, rounded to nearest even; NaN stays NaN.
-QIN_BOTH uint32_t bfloat16_bits(uint32_t bits) {
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return bits >> 16 | 0x40u;
-  return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-}
-
-QIN_DEVICE uint32_t bfloat16_pair(float low, float high) {
-  return bfloat16_bits(as_bits(low)) | bfloat16_bits(as_bits(high)) << 16;
-}
-
 QIN_DEVICE uint32_t int8_word(float a, float b, float c, float d) {
   const auto byte = [](float number) { return static_cast<uint32_t>(static_cast<int>(number)) & 0xffu; };
   return byte(a) | byte(b) << 8 | byte(c) << 16 | byte(d) << 24;
@@ -63,8 +53,9 @@ struct Float32 {
     uint2 high, low;
   };
 
+  // The high part with less ado than `rounded_to_tf32`: where a NaN's bits run over, the low part is NaN still.
   QIN_DEVICE void split(uint32_t word, uint32_t& high, uint32_t& low) {
-    high = rounded_to_tf32(as_float(word));
+    high = (word + 0x1000u) & 0xffffe000u;
     low = rounded_to_tf32(as_float(word) - as_float(high));
   }
   QIN_DEVICE Rows rows(const uint4& words) {

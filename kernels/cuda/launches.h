@@ -10,6 +10,7 @@ namespace qin::cuda {
 // A grid has no more blocks in its second and third direction.
 constexpr size_t kMostBlocks = 65535, kMostUsers = kMostBlocks, kMostRows = 16 * (kMostBlocks - 4);
 
+const char* prepare_attention();
 const char* attend(const AttentionArguments& arguments, const Device& device, cudaStream_t stream);
 
 size_t packed_size(const TowerShape& shape, Product product);

@@ -94,6 +94,11 @@ struct AttentionKernel : Kernel, AttentionOperands {
   using Kernel::Kernel;
   static ort::MemoryType memory_of(size_t) { return ort::MemoryType::kDefault; }
 
+  OrtStatus* prepare(const OrtKernelInfo* info) {
+    QIN_RETURN_IF(Kernel::prepare(info));
+    return stop_at(cuda::prepare_attention());
+  }
+
   OrtStatus* compute(OrtKernelContext* context) const {
     Tensor inputs[kNumInputs];
     const Inputs given(api, context);

@@ -163,6 +163,7 @@ struct QuantiseArguments {
 };
 
 constexpr int kQuantiseWarps = 8;
+constexpr size_t kQuantiseMemory = kQuantiseWarps * kTileRows * sizeof(uint32_t);
 
 QIN_DEVICE uint32_t larger(uint32_t a, uint32_t b) { return a < b ? b : a; }
 

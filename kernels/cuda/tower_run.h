@@ -49,8 +49,12 @@ const char* prepare_layers(const Device& device) {
   return allow_shared_memory(layer<Number, LargeShare>, LargeShare::kSharedMemory);
 }
 
-// Before the first run on a device. Null, or what is wrong; so below.
+// Before the first run on a device: kernels are loaded now, not within a run that is being captured. Null, or what is
+// wrong; so below.
 inline const char* prepare_layers(const Device& device, Product product) {
+  if (const char* error = allow_shared_memory(assemble, 0)) return error;
+  if (const char* error = allow_shared_memory(quantise, kQuantiseMemory)) return error;
+  if (const char* error = allow_shared_memory(put_out, 0)) return error;
   switch (product) {
     case Product::kFloat32: return prepare_layers<Float32>(device);
     case Product::kTf32: return prepare_layers<Tf32>(device);
@@ -133,8 +137,7 @@ class TowerRun {
   const char* quantise_rows(size_t product) const {
     const QuantiseArguments a{x(product), reinterpret_cast<uint4*>(operand(product)),
                               scratch<float>(scratch_.row_scale), num_tiles_};
-    return launch(quantise, {num_row_tiles_, 1, 1}, kQuantiseWarps * kLanes,
-                  kQuantiseWarps * kTileRows * sizeof(uint32_t), stream_, a);
+    return launch(quantise, {num_row_tiles_, 1, 1}, kQuantiseWarps * kLanes, kQuantiseMemory, stream_, a);
   }
 
   const char* run_layer(size_t product) const {

@@ -392,6 +392,14 @@ inline uint32_t rounded_to_tf32(float number) {
   return isinf(number) ? as_bits(number) : (as_bits(number) + 0x1000u) & 0xffffe000u;
 }
 
+inline uint32_t bfloat16_pair(float low, float high) {
+  const auto rounded = [](float number) {
+    const uint32_t bits = as_bits(number);
+    return isnan(number) ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  };
+  return rounded(low) | rounded(high) << 16;
+}
+
 inline int dot4(uint32_t a, uint32_t b, int sum) {
   for (unsigned part = 0; part < 4; ++part)
     sum += static_cast<int8_t>(a >> 8 * part & 0xffu) * static_cast<int8_t>(b >> 8 * part & 0xffu);
