@@ -43,7 +43,9 @@ def runs_on_cuda(device: Device) -> bool:
     return True
 
 
-def open_session(graph: bytes, device: Device | Provider, num_threads: int = 0) -> ort.InferenceSession:
+def open_session(
+    graph: bytes, device: Device | Provider, num_threads: int = 0, *, keeps_memory: bool = True
+) -> ort.InferenceSession:
     """Open a session on a device and make sure that it is this device that runs.
 
     Parameters
@@ -54,6 +56,9 @@ def open_session(graph: bytes, device: Device | Provider, num_threads: int = 0) 
         `auto` takes CUDA where a GPU answers and the CPU elsewhere; or a provider with its options.
     num_threads
         Threads of one run; 0 takes one per physical core. They do not spin while they wait.
+    keeps_memory
+        Whether memory of one run is kept for the next. What is not kept is freed by the run, which holds no lock of
+        the interpreter; what is kept by the session's end, which holds it for milliseconds.
 
     Raises
     ------
@@ -63,7 +68,9 @@ def open_session(graph: bytes, device: Device | Provider, num_threads: int = 0) 
         ONNX Runtime refuses the graph; on CUDA also because the CPU would have to run some of it.
     """
     provider = _provider(device)
-    return _open(graph, provider, _options(num_threads, provider[0]))
+    options = _options(num_threads, provider[0])
+    options.enable_cpu_mem_arena = keeps_memory
+    return _open(graph, provider, options)
 
 
 def open_fused(

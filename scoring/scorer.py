@@ -78,7 +78,7 @@ class Scorer:
         if require_kernels and (not self._kernels or BODY in self._kernels.values()):
             unfused = [op for op, runs_by in self._kernels.items() if runs_by == BODY]
             raise KernelError(unfused, why_unfused(self.provider))
-        self._encoder = open_session(bundle.graph(ITEM_ENCODER), "cpu", 1) if encodes else None
+        self._encoder = open_session(bundle.graph(ITEM_ENCODER), "cpu", 1, keeps_memory=False) if encodes else None
         self._explainer: Runner | None = None
         self._vocabulary = IdIndex(bundle.vocabulary[1:], np.arange(1, len(bundle.vocabulary)))
         self._check_interface()

@@ -20,7 +20,7 @@ from service.board import Board
 from service.channel import Channel, ClosedError, close_all, pair
 from service.errors import NoVersionError, RequestError, UnavailableError
 from service.lineup import Lineup
-from service.loader import LoadOptions, open_scorer, or_refused, read_version, warm_up
+from service.loader import LoadOptions, open_scorer, opening_thread, or_refused, read_version, warm_up
 from service.mapped import MappedRows, MappedVersion, Mapping
 from service.messages import (
     Done,
@@ -78,6 +78,7 @@ class Follower:
         self._options, self._owners, self._board, self._metrics = options, owners, board, metrics
         self._lineup: Lineup[MappedVersion] | None = None
         self._owner: _Owner | None = None
+        self._opening = opening_thread(options.num_threads)
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -152,6 +153,11 @@ class Follower:
 
     async def follow(self) -> None:
         """Do what owners say, one after the other, until cancelled."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._opening.shutdown, wait=False)
+            await self._follow()
+
+    async def _follow(self) -> None:
         while True:
             self._owner = owner = await self._connect()
             try:
@@ -212,7 +218,7 @@ class Follower:
                 scorer = await self._scorer(name, golden)
                 rows = self._rows(owner, scorer, message, arrays, mapping)
                 version = MappedVersion(name, scorer, rows)
-                await asyncio.to_thread(warm_up, version)
+                await asyncio.get_running_loop().run_in_executor(self._opening, warm_up, version)
         except (RequestError, ScoringError) as error:
             # One that cannot open what is on trial only takes no part in that.
             if not self.is_serving and not owner.versions and not self._started.done():
@@ -224,9 +230,12 @@ class Follower:
         """Open a version, or take the scorer that is open: a new owner shows what the one before showed."""
         if self._lineup is not None and (known := self._lineup.named(name)) is not None:
             return known.scorer
-        bundle = await asyncio.to_thread(read_version, name, self._options)
-        scorer = await asyncio.to_thread(open_scorer, bundle, self._options, encodes=False)
-        await asyncio.to_thread(scorer.verify, Tables.of_arrays(bundle.manifest.tables, golden))
+        return await asyncio.get_running_loop().run_in_executor(self._opening, self._verified, name, golden)
+
+    def _verified(self, name: str, golden: Sequence[NDArray[Any]]) -> Scorer:
+        bundle = read_version(name, self._options)
+        scorer = open_scorer(bundle, self._options, encodes=False)
+        scorer.verify(Tables.of_arrays(bundle.manifest.tables, golden))
         return scorer
 
     def _rows(

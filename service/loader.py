@@ -24,7 +24,7 @@ from service.mirror import Mirror
 from service.serving import ServingVersion
 from service.version import LoadedVersion
 
-_LOOK_AT = 10_000
+_LOOK_AT = 1000
 """Stored items whose layout a version is checked against."""
 
 _log = structlog.get_logger(__name__)
@@ -49,6 +49,7 @@ class Loader:
     def __init__(self, options: LoadOptions, mirror: Mirror) -> None:
         self._options, self._mirror = options, mirror
         self._reading, self._encoding = background_thread("read"), background_thread("encode")
+        self._opening = opening_thread(options.num_threads)
         self._following = ThreadPoolExecutor(1, "follow")
 
     async def load(self, name: str, serving: LoadedVersion | None = None) -> LoadedVersion:
@@ -75,8 +76,7 @@ class Loader:
         bundle = await loop.run_in_executor(self._reading, read_version, name, self._options)
         sample = [self._mirror.get(item_id) or b"" for item_id in self._mirror.some(_LOOK_AT)]
         await asyncio.to_thread(check_fits, bundle.manifest.features, sample, serving)
-        # The threads that a session starts inherit the priority of the one that opens it: not a low one.
-        scorer = await asyncio.to_thread(open_scorer, bundle, self._options)
+        scorer = await loop.run_in_executor(self._opening, open_scorer, bundle, self._options)
         await loop.run_in_executor(self._encoding, scorer.verify)
         version = LoadedVersion(scorer, self._mirror)
         try:
@@ -91,8 +91,17 @@ class Loader:
     def close(self) -> None:
         """End the threads once they are idle."""
         self._reading.shutdown(wait=False)  # a store that hangs is given up, not waited for
+        self._opening.shutdown()
         self._encoding.shutdown()
         self._following.shutdown()
+
+
+def opening_thread(num_threads: int) -> ThreadPoolExecutor:
+    """Return the executor to open sessions in whose runs take so many threads.
+
+    Those that a session starts inherit the priority of the one that opens it; for runs of one thread it starts none.
+    """
+    return background_thread("open") if num_threads == 1 else ThreadPoolExecutor(1, "open")
 
 
 def read_version(name: str, options: LoadOptions) -> Bundle:

@@ -17,7 +17,8 @@ from scoring.scorer import Scorer
 from service.mirror import Mirror
 from service.recency import Recency
 
-_FILL_AT_ONCE = 8192
+_FILL_AT_ONCE = 2048
+"""So few that what is encoded of them stays in the cores' caches, and that the interpreter is soon free again."""
 _FOLLOW_AT_ONCE = 512
 """Large enough that exchanging the map costs less than encoding, small enough that a rank may wait for it."""
 _LOOK_FOR_ROWS_S = 0.001

@@ -2,10 +2,11 @@
 
     python -m tests.bench.swaps [--swaps 100] [--items 5000] [--embedding-dim 32] [--workers 1]
 
-Load is an open loop at a fifth of saturation, in rounds of ten swaps. Windows with and without a swap alternate:
-those who ask while a promotion runs (a), in an equally long stretch right before it (b), and in another before that
-(c). The p99 of a over that of b says what a swap costs, that of b over c what chance does on this machine. Memory is
-the kernel's proportional set size of all processes of the service, between rounds.
+Load is an open loop at a fifth of saturation, in rounds of ten swaps. Windows of a second, or as long as a swap where
+that is longer, alternate: the one that begins with a promotion (a), the one right before it (b), and the one before
+that (c). The p99 of a over that of b says what a swap costs, that of b over c what chance does on this machine. What
+those see who ask while the promotion runs, often a tenth of such a window, stands in a line of its own. Memory is the
+kernel's proportional set size of all processes of the service, between rounds.
 
 Status 0 if no request failed or was shed, memory grew by at most 5 % from the tenth swap to the last, threads and
 descriptors by at most 20 or one for every four swaps (pools of connections and threads grow with what comes at once;
@@ -40,7 +41,8 @@ _MOST_GROWTH, _MOST_RATIO = 0.05, 1.2
 _POOLED, _LEAKED = 20, 0.25
 _PROMOTION_S = 600
 _NUM_LOOKS, _LOOK_S = 10, 0.1
-_KINDS = ("while a swap runs", "right before", "before that")
+_WINDOW_S = 1.0
+_KINDS = ("with a swap", "right before", "before that")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +52,22 @@ class Round:
     part: Part
     events: Sequence[Event]
     usage: Usage
+    window_s: float
 
     def samples(self, number: int) -> Samples:
-        """Return the requests that were due in swaps (0), right before them (1), or before that (2)."""
+        """Return the requests that were due in windows with swaps (0), right before them (1), or before that (2)."""
+        starts = (event.start_s - number * self.window_s for event in self.events)
+        return self._due([(start, start + self.window_s) for start in starts])
+
+    def samples_of_swaps(self) -> Samples:
+        """Return the requests that were due while a swap ran."""
+        return self._due([(event.start_s, event.end_s) for event in self.events])
+
+    def _due(self, windows: Sequence[tuple[float, float]]) -> Samples:
         samples = self.part.samples
         chosen = np.zeros(len(samples), dtype=bool)
-        for event in self.events:
-            due = samples.intended_s + number * (event.end_s - event.start_s)
-            if event.end_s <= self.part.duration_s:
-                chosen |= (due >= event.start_s) & (due < event.end_s)
+        for start_s, end_s in windows:
+            chosen |= (samples.intended_s >= start_s) & (samples.intended_s < end_s)
         return samples.where(chosen)
 
 
@@ -83,8 +92,9 @@ def _soak(running: Service, client: Client, rate: float, num_swaps: int) -> list
     length_s, rounds = _length_of_a_swap(client), []
     for start in range(0, num_swaps, _ROUND):
         count = min(_ROUND, num_swaps - start)
-        swaps = Swaps(client, "qin", pause_s=3 * length_s + 0.2)
-        duration_s = count * (swaps.pause_s + 1.5 * length_s) + 1
+        window_s = max(_WINDOW_S, length_s)
+        swaps = Swaps(client, "qin", pause_s=3 * window_s)
+        duration_s = count * (swaps.pause_s + 1.5 * length_s) + window_s
 
         def during(clock: Clock, swaps: Swaps = swaps, count: int = count) -> None:
             for _ in range(count):
@@ -93,7 +103,7 @@ def _soak(running: Service, client: Client, rate: float, num_swaps: int) -> list
 
         bench = Bench(running.options(rate=rate, duration_s=duration_s, warmup_s=1, seed=start))
         part = bench.load(f"swaps {start + 1} to {start + count}", [Segment(duration_s, rate)], during)
-        rounds.append(Round(part, swaps.events, _settled(running)))
+        rounds.append(Round(part, swaps.events, _settled(running), window_s))
         length_s = float(np.median([event.end_s - event.start_s for event in swaps.events]))
         summary = part.summary
         console.print(
@@ -121,8 +131,9 @@ def _length_of_a_swap(client: Client) -> float:
 
 
 def _report(rounds: Sequence[Round]) -> int:
-    groups = [_windows(rounds, number) for number in range(len(_KINDS))]
-    console.print(_window_table(groups))
+    groups = [_distributions([each.samples(number) for each in rounds]) for number in range(len(_KINDS))]
+    running = _distributions([each.samples_of_swaps() for each in rounds])
+    console.print(_window_table([*zip(_KINDS, groups, strict=True), ("while a swap runs", running)]))
     first, last = rounds[0].usage, rounds[-1].usage
     leaked = max(_POOLED, _LEAKED * sum(len(each.events) for each in rounds[1:]))
     growth = last.memory / first.memory - 1
@@ -150,18 +161,17 @@ def _report(rounds: Sequence[Round]) -> int:
     return 0 if all(held for _, _, held in bounds) else 1
 
 
-def _windows(rounds: Sequence[Round], number: int) -> tuple[Distribution, Distribution]:
-    """Return latency and the generator's lateness in windows of one kind."""
-    parts = [each.samples(number) for each in rounds]
+def _distributions(parts: Sequence[Samples]) -> tuple[Distribution, Distribution]:
+    """Return latency and the generator's lateness."""
     latencies = [part.latency_ms[part.timed] for part in parts]
     lateness = [(part.picked_s - part.intended_s) * 1e3 for part in parts]
     return distribution(np.concatenate(latencies)), distribution(np.concatenate(lateness))
 
 
-def _window_table(groups: Sequence[tuple[Distribution, Distribution]]) -> Table:
+def _window_table(groups: Sequence[tuple[str, tuple[Distribution, Distribution]]]) -> Table:
     names = ("p50", "p99", "max")
     table = Table("windows", "requests", *(f"{name} ms" for name in names), "generator late p99 ms")
-    for kind, (latency, late) in zip(_KINDS, groups, strict=True):
+    for kind, (latency, late) in groups:
         values = [*(latency[name] for name in names), late["p99"]]
         table.add_row(kind, f"{latency.count}", *("" if value is None else f"{value:.2f}" for value in values))
     return table
