@@ -4,6 +4,7 @@ It needs neither a toolkit nor a package of bindings, and nothing is loaded befo
 """
 
 import ctypes
+from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
@@ -34,6 +35,7 @@ _FUNCTIONS = {
     "cudaGraphExecDestroy": (c_void_p,),
     "cudaEventCreate": (POINTER(c_void_p),),
     "cudaEventRecord": (c_void_p, c_void_p),
+    "cudaEventDestroy": (c_void_p,),
     "cudaEventElapsedTime": (POINTER(ctypes.c_float), c_void_p, c_void_p),
 }
 
@@ -116,11 +118,21 @@ class CudaRuntime:
         if graph:
             self._library.cudaGraphDestroy(graph)
 
-    def elapsed_ms(self, start: int, end: int) -> float:
-        """Return the time between two events."""
-        elapsed = ctypes.c_float()
-        self.call("cudaEventElapsedTime", ctypes.byref(elapsed), start, end)
-        return elapsed.value
+    def span_ms(self, stream: int, work: Callable[[], object], times: int = 1) -> float:
+        """Do some work so often, and return for how long that kept a stream, by the device's own clock."""
+        start, end = self.made("cudaEventCreate"), self.made("cudaEventCreate")
+        try:
+            self.call("cudaEventRecord", start, stream)
+            for _ in range(times):
+                work()
+            self.call("cudaEventRecord", end, stream)
+            self.check(self.synchronize(stream), "cudaStreamSynchronize")
+            elapsed = ctypes.c_float()
+            self.call("cudaEventElapsedTime", ctypes.byref(elapsed), start, end)
+            return elapsed.value
+        finally:
+            self.forget("cudaEventDestroy", start)
+            self.forget("cudaEventDestroy", end)
 
     def _function(self, name: str, function: Any) -> None:
         function.argtypes, function.restype = list(_FUNCTIONS[name]), c_int

@@ -59,27 +59,27 @@ def main() -> None:
             "num_threads": given.threads,
             "batch_candidates": given.batch_candidates,
         }
-        _store_histories(folder, settings, given.items)
+        store_histories(folder, settings, given.items)
         alone = {}
         for count in given.candidates:
-            with _watched(folder, settings) as (url, stages):
-                latencies = _one_in_flight(url, count, given.requests, given.items)
+            with watched(folder, settings) as (url, stages):
+                latencies = one_in_flight(url, count, given.requests, given.items)
             alone[count] = latencies
-            console.print(_stage_table(count, np.load(stages)[-given.requests :], latencies))
+            console.print(stage_table(count, np.load(stages)[-given.requests :], latencies))
         for count in given.candidates:
-            with _watched(folder, settings) as (url, _):
+            with watched(folder, settings) as (url, _):
                 console.print(_load_table(count, url, given.items, alone[count]))
 
 
-def _store_histories(folder: Path, settings: dict[str, object], num_items: int) -> None:
+def store_histories(folder: Path, settings: dict[str, object], num_items: int) -> None:
     generator = np.random.default_rng(1)
-    with _watched(folder, settings) as (url, _), Client(url, timeout_s=60) as client:
+    with watched(folder, settings) as (url, _), Client(url, timeout_s=60) as client:
         for user in range(1, _NUM_USERS + 1):
             client.put_history(user, generator.integers(1, num_items, _HISTORY).tolist())
 
 
 @contextlib.contextmanager
-def _watched(folder: Path, settings: dict[str, object]) -> Iterator[tuple[str, Path]]:
+def watched(folder: Path, settings: dict[str, object]) -> Iterator[tuple[str, Path]]:
     """Run a watched service; its file of stages is there after the block."""
     file = folder / "stages.npy"
     command = [sys.executable, "-m", "tests.bench.watched", str(file), json.dumps(settings)]
@@ -92,7 +92,7 @@ def _watched(folder: Path, settings: dict[str, object]) -> Iterator[tuple[str, P
         assert process.wait(60) == 0, (folder / "log").read_text()
 
 
-def _one_in_flight(url: str, num_candidates: int, num_requests: int, num_items: int) -> Times:
+def one_in_flight(url: str, num_candidates: int, num_requests: int, num_items: int) -> Times:
     """Return the seconds from sending each request to the last byte of its answer, on one connection."""
     host, port = url.removeprefix("http://").split(":")
     generator = np.random.default_rng(2)
@@ -127,7 +127,7 @@ def _read_answer(connection: socket.socket) -> None:
         missing -= len(connection.recv(2**18))
 
 
-def _stage_table(num_candidates: int, stages: Times, latencies: Times) -> Table:
+def stage_table(num_candidates: int, stages: Times, latencies: Times) -> Table:
     table = Table(title=f"one request in flight, N = {num_candidates}, milliseconds")
     for column in ("", "median", "p99"):
         table.add_column(column, justify="right")
