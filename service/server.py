@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -101,6 +102,9 @@ async def run(
             except asyncio.CancelledError:
                 return
             if not this.cancelling():
+                # What lives as long as the service is looked at no more: a look took tens of milliseconds.
+                gc.collect()
+                gc.freeze()
                 server = Server(replica, ready, seat)
                 await server.serve([listener])
             if replica.failure is not None:
