@@ -115,8 +115,8 @@ class CudaAccelerator:
 
     kind = "cuda"
 
-    def __init__(self) -> None:
-        self.runtime = CudaRuntime()
+    def __init__(self, runtime: CudaRuntime | None = None) -> None:
+        self.runtime = runtime or CudaRuntime()
         self._idle: deque[int] = deque()
         self._zeroing = self.runtime.new_stream()
 

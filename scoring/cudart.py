@@ -43,15 +43,19 @@ _FUNCTIONS = {
 class CudaRuntime:
     """The CUDA runtime of this process, on the first device that CUDA_VISIBLE_DEVICES leaves.
 
+    Parameters
+    ----------
+    library
+        Where it lies; None: the one that ONNX Runtime loads, of its own version of CUDA.
+
     Raises
     ------
     DeviceError
         The library is not there, or a call of it fails.
     """
 
-    def __init__(self) -> None:
-        ort.preload_dlls()
-        name = f"libcudart.so.{ort.cuda_version.split('.')[0]}"
+    def __init__(self, library: str | None = None) -> None:
+        name = library or _library_of_onnxruntime()
         try:
             self._library = ctypes.CDLL(name)
             # A launch takes microseconds: less than it takes to give the interpreter's lock up and get it back.
@@ -136,3 +140,8 @@ class CudaRuntime:
 
     def _function(self, name: str, function: Any) -> None:
         function.argtypes, function.restype = list(_FUNCTIONS[name]), c_int
+
+
+def _library_of_onnxruntime() -> str:
+    ort.preload_dlls()
+    return f"libcudart.so.{ort.cuda_version.split('.')[0]}"
