@@ -22,7 +22,7 @@ from tests.service.running import await_ready, serving_process
 _NUM_TAGS, _WIDTH, _HISTORY = 50, 8, 64
 _AT_ONCE = 4096
 LONGEST_QUEUE_MS: float = Settings.model_fields["max_queue_ms"].default
-_AS_DELIVERED = {"max_queue_ms": LONGEST_QUEUE_MS, "num_threads": Settings.model_fields["num_threads"].default}
+AS_DELIVERED = {"max_queue_ms": LONGEST_QUEUE_MS, "num_threads": Settings.model_fields["num_threads"].default}
 """What tests set otherwise, so that they hold on a slow machine."""
 
 console = Console(width=130)
@@ -89,7 +89,7 @@ def world(folder: Path, num_items: int, embedding_dim: int) -> Iterator[str]:
 def service(folder: Path, *, num_items: int, embedding_dim: int, workers: int) -> Iterator[Service]:
     """Run a service with two versions for as long as the block runs; see `world`."""
     with world(folder, num_items, embedding_dim) as redis_url:
-        settings = {"store": folder / "store", "redis_url": redis_url, "workers": workers, **_AS_DELIVERED}
+        settings = {"store": folder / "store", "redis_url": redis_url, "workers": workers, **AS_DELIVERED}
         with serving_process(folder / "log", **settings) as process:
             yield Service(await_ready(process), process.pid, num_items)
             process.terminate()
