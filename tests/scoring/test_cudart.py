@@ -136,15 +136,16 @@ def test_what_is_captured_is_done_at_each_replay_and_not_before(device: OnCpu) -
     assert replay.span_us(times=5) == 500
 
 
-def test_a_capture_that_fails_leaves_the_stream_as_it_was(device: OnCpu) -> None:
-    """It records no more, and can be used."""
-    stream = device.stream()
+def test_a_capture_that_fails_leaves_the_stream_as_it_was(device: OnCpu, library: str) -> None:
+    """It records no more, keeps nothing, and can be used."""
+    stream, live = device.stream(), emulated(library).emulated_live()
 
     def fail() -> None:
         raise ValueError("no kernel")
 
     with pytest.raises(ValueError, match="no kernel"):
         stream.capture(fail)
+    assert emulated(library).emulated_live() == live
     stream.wait()
     stream.capture(lambda: None)()
 
