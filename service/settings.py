@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     max_queue_ms: float = Field(default=100, gt=0, description="expected wait from which on requests are shed")
     deadline_ms: float | None = Field(default=None, gt=0, description="of every ranking; requests may set less")
     batch_candidates: int = Field(
-        default=0, ge=0, description="of requests that wait at once to be scored together; 0 scores each alone"
+        default=400, ge=0, description="of requests that wait at once to be scored together; 0 scores each alone"
     )
     history_timeout_ms: float = Field(default=20, gt=0, description="how long a rank waits for a history")
     mirror_capacity: int | None = Field(default=None, ge=2, description="items held in memory; none holds all")

@@ -28,6 +28,7 @@ from rich.table import Table
 from contract.client import Client
 from loadtest.arrivals import Segment
 from loadtest.bench import Bench
+from service.settings import Settings
 from tests.bench.loads import Service, console, world
 from tests.bench.watched import STAGES
 from tests.service.running import await_ready
@@ -48,7 +49,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=5000)
     parser.add_argument("--embedding-dim", type=int, default=128, help="128 is the paper's")
     parser.add_argument("--threads", type=int, default=0, help="of one ranking; 0 takes the physical cores")
-    parser.add_argument("--batch-candidates", type=int, default=0, help="scored together under load")
+    batch: int = Settings.model_fields["batch_candidates"].default
+    parser.add_argument("--batch-candidates", type=int, default=batch, help="scored together under load")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, world(Path(name), given.items, given.embedding_dim) as redis_url:
         folder = Path(name)
