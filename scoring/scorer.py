@@ -84,6 +84,11 @@ class Scorer:
         self._check_interface()
 
     @property
+    def num_threads(self) -> int:
+        """Threads of one ranking; with 1 it runs in the thread that asks for it. 0: one per physical core."""
+        return self._num_threads
+
+    @property
     def provider(self) -> str:
         """The ONNX Runtime provider that runs the ranker."""
         return str(self._ranker.session.get_providers()[0])

@@ -64,8 +64,8 @@ def background_thread(name: str) -> ThreadPoolExecutor:
 class BackgroundScorer:
     """Scores with a version beside those who answer with it, whose threads run at a priority of their own.
 
-    To be made and used in a thread of low priority: its session runs in that thread alone. On a GPU, or where the
-    bundle is not in the store any more, the version's own session is used.
+    To be made and used in a thread of low priority: its session runs in that thread alone. The version's own session
+    is used where that does so too, on a GPU, or where the bundle is not in the store any more.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class BackgroundScorer:
         self.name = version.name
         self._rows = version.rows
         self._scorer = version.scorer
-        if self._scorer.provider == CPU:
+        if self._scorer.provider == CPU and self._scorer.num_threads != 1:
             with contextlib.suppress(BundleError):
                 self._scorer = Scorer(self._scorer.bundle, "cpu", 1, encodes=False)
 

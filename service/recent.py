@@ -16,7 +16,9 @@ from service.observers import Served
 from service.timed import REDIS_ERRORS
 
 _EVERY_S = 1.0
-_MOST_CANDIDATES = 256
+_MOST_CANDIDATES = 32
+"""Of a request: scores of one user resemble each other, so that more users tell more than more candidates."""
+_MOST_READ = 256
 _LEVEL = np.dtype(np.int8)
 _ID = np.dtype("<i8")
 
@@ -79,7 +81,8 @@ class RecentRequests:
         if not self._most:
             return []
         entries: Any = await self._redis.xrevrange(self._key, count=self._most)
-        return [request for _, fields in entries if (request := _restored(fields.get(b"r", b"")))]
+        values = [fields.get(b"r", b"") for _, fields in entries]
+        return await asyncio.to_thread(lambda: [request for value in values if (request := _restored(value))])
 
     async def aclose(self) -> None:
         """End what is being written."""
@@ -117,6 +120,6 @@ def _restored(value: bytes) -> RecentRequest | None:
         levels = np.frombuffer(stored.levels, _LEVEL).astype(np.int64).reshape(len(candidates), 2)
     except (msgspec.DecodeError, ValueError):
         return None
-    if not 0 < len(candidates) <= _MOST_CANDIDATES or levels.min() < 0:
+    if not 0 < len(candidates) <= _MOST_READ or levels.min() < 0:
         return None
     return RecentRequest(stored.user_id, candidates, history, levels)
