@@ -16,9 +16,7 @@ from service.observers import Served
 from service.timed import REDIS_ERRORS
 
 _EVERY_S = 1.0
-_MOST_CANDIDATES = 32
-"""Of a request: scores of one user resemble each other, so that more users tell more than more candidates."""
-_MOST_READ = 256
+_MOST_CANDIDATES = 256
 _LEVEL = np.dtype(np.int8)
 _ID = np.dtype("<i8")
 
@@ -120,6 +118,6 @@ def _restored(value: bytes) -> RecentRequest | None:
         levels = np.frombuffer(stored.levels, _LEVEL).astype(np.int64).reshape(len(candidates), 2)
     except (msgspec.DecodeError, ValueError):
         return None
-    if not 0 < len(candidates) <= _MOST_READ or levels.min() < 0:
+    if not 0 < len(candidates) <= _MOST_CANDIDATES or levels.min() < 0:
         return None
     return RecentRequest(stored.user_id, candidates, history, levels)

@@ -32,7 +32,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> str:
     except NoCompilerError as error:
         pytest.skip(str(error))
     path = tmp_path_factory.mktemp("cudart") / "libcudart.so"
-    done = compiler.run("-std=c++17", "-shared", "-fPIC", "-o", path, SOURCE)
+    done = compiler.run("-std=c++17", "-shared", "-fPIC", "-Wl,-Bsymbolic", "-o", path, SOURCE)
     assert done.returncode == 0, done.stderr
     return str(path)
 

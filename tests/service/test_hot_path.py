@@ -42,17 +42,17 @@ def test_a_rank_is_one_round_trip_and_one_run(service: Running, plain: redis.Red
     """However many candidates there are, Redis is asked once and ONNX Runtime runs once."""
     version = service.replica.registry.serving
     assert isinstance(version, LoadedVersion)
-    runs, run = [], version.scorer._ranker.run_with_iobinding
+    runs, run = [], version.scorer._ranker.session.run_with_iobinding
 
     def counted(binding: object) -> None:
         runs.append(binding)
         run(binding)
 
     class Session:
-        io_binding = staticmethod(version.scorer._ranker.io_binding)
+        io_binding = staticmethod(version.scorer._ranker.session.io_binding)
         run_with_iobinding = staticmethod(counted)
 
-    monkeypatch.setattr(version.scorer, "_ranker", Session)
+    monkeypatch.setattr(version.scorer._ranker, "session", Session)
     service.client.put_history(3, [1, 2, 3])
     for num_candidates in (1, 10, 1000):
         before, num_before = commands(plain), len(runs)
