@@ -7,7 +7,7 @@ import ctypes
 from pathlib import Path
 
 from kernels.cuda_sources import fingerprint
-from kernels.library import DOMAIN_VERSION, KernelLibraryError, is_whole
+from kernels.library import OperationLibrary
 
 CUDA_LIBRARY = Path(__file__).resolve().parent / "lib" / "libqin_cuda.so"
 
@@ -17,46 +17,12 @@ def find_cuda_library() -> Path | None:
     return CUDA_LIBRARY if CUDA_LIBRARY.is_file() else None
 
 
-class CudaKernelLibrary:
-    """The C functions of a CUDA kernel library.
+class CudaKernelLibrary(OperationLibrary):
+    """The C functions of a CUDA kernel library, as `find_cuda_library` gives it; see `OperationLibrary`."""
 
-    Parameters
-    ----------
-    path
-        As `find_cuda_library` gives it.
-
-    Raises
-    ------
-    KernelLibraryError
-        It is damaged, made for other machines, or its operations are of another version.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            if not is_whole(path):
-                raise KernelLibraryError(f"{path} cannot be loaded: its end is missing")
-            library = ctypes.CDLL(str(path))
-            library.qin_architectures.restype = ctypes.c_char_p
-            library.qin_kernels_created.argtypes = [ctypes.c_char_p]
-            library.qin_kernels_created.restype = ctypes.c_uint64
-            library.qin_sources.restype = ctypes.c_char_p
-            self._library = library
-            version = self.domain_version
-        except (OSError, AttributeError) as error:
-            raise KernelLibraryError(f"{path} cannot be loaded: {error}") from error
-        if version != DOMAIN_VERSION:
-            raise KernelLibraryError(f"{path} has version {version} of the operations, not {DOMAIN_VERSION}")
-
-    @property
-    def domain_version(self) -> int:
-        """The version of the domain `qin` that the library registers."""
-        return int(self._library.qin_domain_version())
-
-    @property
-    def sources(self) -> str:
-        """The `fingerprint` of what the library was compiled from."""
-        return str(self._library.qin_sources().decode())
+    def _declare(self, library: ctypes.CDLL) -> None:
+        library.qin_architectures.restype = ctypes.c_char_p
+        super()._declare(library)
 
     @property
     def is_stale(self) -> bool:
@@ -68,7 +34,3 @@ class CudaKernelLibrary:
     def architectures(self) -> tuple[str, ...]:
         """What the library holds code for, oldest first: `sm_75` and so on; `compute_120` is code for newer ones."""
         return tuple(self._library.qin_architectures().decode().split(","))
-
-    def created(self, op: str) -> int:
-        """Return how many kernels of an operation, such as `QuadraticTower`, this process has created so far."""
-        return int(self._library.qin_kernels_created(op.encode()))

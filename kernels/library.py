@@ -22,13 +22,13 @@ def find_library() -> Path | None:
     return LIBRARY if LIBRARY.is_file() else None
 
 
-class KernelLibrary:
-    """The C functions of a kernel library.
+class OperationLibrary:
+    """What every kernel library has: its version, what it was made from, and a count of its kernels.
 
     Parameters
     ----------
     path
-        As `find_library` gives it.
+        Where it lies.
 
     Raises
     ------
@@ -39,21 +39,21 @@ class KernelLibrary:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            if not is_whole(path):
+            if not _is_whole(path):
                 raise KernelLibraryError(f"{path} cannot be loaded: its end is missing")
-            library = ctypes.CDLL(str(path))
-            library.qin_instruction_sets.restype = ctypes.c_char_p
-            library.qin_instruction_set.restype = ctypes.c_char_p
-            library.qin_use_instruction_set.argtypes = [ctypes.c_char_p]
-            library.qin_kernels_created.argtypes = [ctypes.c_char_p]
-            library.qin_kernels_created.restype = ctypes.c_uint64
-            library.qin_sources.restype = ctypes.c_char_p
-            self._library = library
+            self._library = ctypes.CDLL(str(path))
+            self._declare(self._library)
             version = self.domain_version
         except (OSError, AttributeError) as error:
             raise KernelLibraryError(f"{path} cannot be loaded: {error}") from error
         if version != DOMAIN_VERSION:
             raise KernelLibraryError(f"{path} has version {version} of the operations, not {DOMAIN_VERSION}")
+
+    def _declare(self, library: ctypes.CDLL) -> None:
+        """Say what the C functions take and return; raises AttributeError where one is missing."""
+        library.qin_kernels_created.argtypes = [ctypes.c_char_p]
+        library.qin_kernels_created.restype = ctypes.c_uint64
+        library.qin_sources.restype = ctypes.c_char_p
 
     @property
     def domain_version(self) -> int:
@@ -62,8 +62,22 @@ class KernelLibrary:
 
     @property
     def sources(self) -> str:
-        """The `fingerprint` of what the library was compiled from."""
+        """The fingerprint of what the library was compiled from."""
         return str(self._library.qin_sources().decode())
+
+    def created(self, op: str) -> int:
+        """Return how many kernels of an operation, such as `QuadraticTower`, this process has created so far."""
+        return int(self._library.qin_kernels_created(op.encode()))
+
+
+class KernelLibrary(OperationLibrary):
+    """The C functions of a CPU's kernel library, as `find_library` gives it; see `OperationLibrary`."""
+
+    def _declare(self, library: ctypes.CDLL) -> None:
+        library.qin_instruction_sets.restype = ctypes.c_char_p
+        library.qin_instruction_set.restype = ctypes.c_char_p
+        library.qin_use_instruction_set.argtypes = [ctypes.c_char_p]
+        super()._declare(library)
 
     @property
     def is_stale(self) -> bool:
@@ -92,12 +106,8 @@ class KernelLibrary:
         if self._library.qin_use_instruction_set(name.encode()) != 0:
             raise ValueError(f"no instruction set {name!r} here: auto, {', '.join(self.instruction_sets)}")
 
-    def created(self, op: str) -> int:
-        """Return how many kernels of an operation, such as `QuadraticTower`, this process has created so far."""
-        return int(self._library.qin_kernels_created(op.encode()))
 
-
-def is_whole(path: Path) -> bool:
+def _is_whole(path: Path) -> bool:
     """Whether an ELF file reaches as far as its header says: loading one that was cut off would kill the process."""
     with path.open("rb") as file:
         header = file.read(64)
