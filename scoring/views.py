@@ -33,16 +33,16 @@ class View:
         """Return the table row of each candidate, in the shape of `item_ids`; 0 where it is unknown."""
         return self.index.rows(item_ids)
 
-    def history_rows(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return (H,) the table rows of a history's last H items, padded with row 0 on the left.
+    def history_rows(self, histories: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Return (U, H) the table rows of the last H items of U histories, padded with row 0 on the left.
 
-        `item_ids` is (k,), oldest first. Id 0 is padding and unknown items count for nothing: both give row 0.
+        Each history is (k,) ids, oldest first. Id 0 is padding and unknown items count for nothing: both give row 0.
         """
-        last = item_ids[-self.history_length :]
-        rows = np.zeros(self.history_length, dtype=np.int64)
-        if len(last):
-            rows[-len(last) :] = np.where(last == 0, 0, self.index.rows(last))
-        return rows
+        last = np.zeros((len(histories), self.history_length), dtype=np.int64)
+        for user, item_ids in enumerate(histories):
+            if length := min(len(item_ids), self.history_length):
+                last[user, -length:] = item_ids[-length:]
+        return np.where(last == 0, 0, self.index.rows(last))
 
     def levels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return (..., 2) the stored likes and views level of the items in the given rows."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from service.call import Call
 from service.errors import DeadlineError, OverloadedError
+from service.pressure import Pressure
 
 _WATCH_S = 0.01
 _TIMER_S = 0.001
@@ -60,7 +61,8 @@ class Admission:
     most_candidates
         How many may be under way at once, whatever number of requests they came in; a request alone always passes.
     longest_wait_ms
-        Of those that wait, how long the last may have to wait by what scoring took lately.
+        Of those that wait, how long the last may have to wait by what scoring took lately; under overload, see
+        `service.pressure`, less.
     count
         Is told of every request that is shed.
     watch
@@ -76,8 +78,8 @@ class Admission:
     ) -> None:
         self.costs = Costs()
         self.num_candidates = 0
-        self._most_candidates, self._longest_wait_s, self._count = most_candidates, longest_wait_ms / 1000, count
-        self._watch = watch
+        self._most_candidates, self._count, self._watch = most_candidates, count, watch
+        self._pressure = Pressure(longest_wait_ms / 1000)
         self._backlog_s = 0.0
         self._lag = _LoopLag()
 
@@ -115,25 +117,28 @@ class Admission:
 
     def check_wait(self) -> None:
         """Raise OverloadedError if a request of any size would wait for too long: before its body is even decoded."""
-        if self.expected_wait_s > self._longest_wait_s:
-            self._shed("wait", f"requests wait for {self.expected_wait_s * 1000:.0f} ms")
+        wait_s = self.expected_wait_s
+        if wait_s > self._pressure.bound_s:
+            self._pressure.note(wait_s)
+            self._refuse_wait(wait_s)
 
     def _check(self, num_candidates: int, call: Call) -> None:
+        wait_s = self.expected_wait_s
+        self._pressure.note(wait_s, self.costs.of(num_candidates))
         if self.num_candidates and self.num_candidates + num_candidates > self._most_candidates:
             self._shed("candidates", f"{self.num_candidates} candidates are being ranked")
-        self.check_wait()
+        if wait_s > self._pressure.bound_s:
+            self._refuse_wait(wait_s)
         if call.deadline_s < math.inf:
             now_s = time.monotonic()
             if now_s > call.deadline_s:
                 self._count("expired")
                 raise DeadlineError("the deadline passed before the candidates could be ranked")
-            if (
-                self._backlog_s
-                and now_s + self.expected_wait_s + self.costs.measured(num_candidates) > call.deadline_s
-            ):
-                self._shed(
-                    "deadline", f"the deadline is nearer than the {self.expected_wait_s * 1000:.0f} ms of wait"
-                )
+            if self._backlog_s and now_s + wait_s + self.costs.measured(num_candidates) > call.deadline_s:
+                self._shed("deadline", f"the deadline is nearer than the {wait_s * 1000:.0f} ms of wait")
+
+    def _refuse_wait(self, wait_s: float) -> None:
+        self._shed("wait", f"requests wait for {wait_s * 1000:.0f} ms")
 
     def _shed(self, reason: str, detail: str) -> None:
         self._count(reason)

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from contract.bundle import BundleError
 from scoring.device import CPU
 from scoring.scorer import Scorer
-from scoring.views import View
 from service.serving import ServingVersion
 
 _NICENESS = 10
@@ -82,26 +82,23 @@ class BackgroundScorer:
                 self._scorer = Scorer(self._scorer.bundle, "cpu", 1, encodes=False)
 
     def score(
-        self, candidates: NDArray[np.int64], history: NDArray[np.int64], levels: NDArray[np.int64]
+        self, candidates: NDArray[np.int64], histories: Sequence[NDArray[np.int64]], levels: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """Return (N,) the scores of a user's candidates as they would be answered now.
+        """Return (U, N) the scores of some users' candidates as they would be answered now.
 
         Parameters
         ----------
-        candidates, history
-            (N,) and (k,) item ids; the history oldest first.
+        candidates
+            (U, N) item ids.
+        histories
+            (k,) item ids of each user, oldest first.
         levels
-            (N, 2) likes and views level of each candidate; one that the model does not have counts as 0.
+            (U, N, 2) likes and views level of each candidate; one that the model does not have counts as 0.
         """
-        with self._rows.view() as view:
-            return self._score(view, candidates, history, levels)
-
-    def _score(
-        self, view: View, candidates: NDArray[np.int64], history: NDArray[np.int64], levels: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
         features = self._scorer.features
         known = np.where(levels < (features.num_likes_levels, features.num_views_levels), levels, 0)
-        rows, history_rows = view.rows(candidates), view.history_rows(history)
-        scores = self._scorer.score(view.tables, rows[None], history_rows[None], known[None])[0]
+        with self._rows.view() as view:
+            rows, history_rows = view.rows(candidates), view.history_rows(histories)
+            scores = self._scorer.score(view.tables, rows, history_rows, known)
         finite: NDArray[np.float32] = np.where(np.isfinite(scores), scores, np.float32(0))
         return finite

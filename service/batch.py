@@ -40,7 +40,7 @@ def assemble(view: View, queries: Sequence[Query], histories: Sequence[NDArray[n
             if given is not None:
                 levels[user, : len(given), column] = given
     known_histories = [history if history is not None else _EMPTY for history in histories]
-    history_rows = np.stack([view.history_rows(history) for history in known_histories])
+    history_rows = view.history_rows(known_histories)
     lacking = known & (candidate_rows == 0)
     missing = {}
     for user, history in enumerate(known_histories):

@@ -74,7 +74,7 @@ class Loader:
     async def _load(self, name: str, serving: LoadedVersion | None) -> LoadedVersion:
         loop = asyncio.get_running_loop()
         bundle = await loop.run_in_executor(self._reading, read_version, name, self._options)
-        sample = [self._mirror.get(item_id) or b"" for item_id in self._mirror.some(_LOOK_AT)]
+        sample = self._mirror.values_of(self._mirror.some(_LOOK_AT))
         await asyncio.to_thread(check_fits, bundle.manifest.features, sample, serving)
         scorer = await loop.run_in_executor(self._opening, open_scorer, bundle, self._options)
         await loop.run_in_executor(self._encoding, scorer.verify)

@@ -47,9 +47,15 @@ class PackedItems:
         ids = itertools.chain.from_iterable(bucket.values for bucket in self._buckets)
         return list(ids), list(itertools.chain.from_iterable(bucket.values.values() for bucket in self._buckets))
 
-    def batches(self, size: int) -> Iterator[tuple[tuple[int, bytes], ...]]:
-        """Yield all items in batches of up to `size`, each bucket as it is when its turn comes."""
-        yield from batched(itertools.chain.from_iterable(list(b.values.items()) for b in self._buckets), size)
+    def values_of(self, item_ids: Iterable[int]) -> list[bytes]:
+        """Return the packed items, empty where one is not held."""
+        buckets = self._buckets
+        return [buckets[bucket_of(item_id)].values.get(item_id, b"") for item_id in item_ids]
+
+    def batches(self, size: int) -> Iterator[list[int]]:
+        """Yield the ids of all items in batches of up to `size`, each bucket's as they are when its turn comes."""
+        for batch in batched(itertools.chain.from_iterable(list(bucket.values) for bucket in self._buckets), size):
+            yield list(batch)
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` with the ids of items that changed or went, from now on."""

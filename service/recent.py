@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -95,15 +95,20 @@ class RecentRequests:
             _log.debug("a recent request is not kept", error=repr(error))
 
 
+def thinned(request: RecentRequest, most: int) -> RecentRequest:
+    """Return a request with at most so many of its candidates, evenly chosen."""
+    step = -(-len(request.candidates) // most)
+    return replace(request, candidates=request.candidates[::step], levels=request.levels[::step])
+
+
 def _stored(request: RecentRequest) -> bytes:
-    """Pack a request; of one with very many candidates some are left out, evenly."""
-    step = -(-len(request.candidates) // _MOST_CANDIDATES)
-    candidates, levels = request.candidates[::step], request.levels[::step]
+    """Pack a request; of one with very many candidates some are left out."""
+    kept = thinned(request, _MOST_CANDIDATES)
     stored = _Stored(
-        request.user_id,
-        candidates.astype(_ID).tobytes(),
-        request.history.astype(_ID).tobytes(),
-        levels.astype(_LEVEL).tobytes(),
+        kept.user_id,
+        kept.candidates.astype(_ID).tobytes(),
+        kept.history.astype(_ID).tobytes(),
+        kept.levels.astype(_LEVEL).tobytes(),
     )
     return _encode(stored)
 

@@ -159,9 +159,9 @@ class _Comparing:
             assert self._lineup.candidate is not None
             self._scorers = BackgroundScorer(self._lineup.serving), BackgroundScorer(self._lineup.candidate)
         serving, candidate = self._scorers
-        inputs = ranking.query.candidates, ranking.history, ranking.levels
+        inputs = ranking.query.candidates[None], [ranking.history], ranking.levels[None]
         started_s = time.perf_counter()
-        scores = candidate.score(*inputs)
+        scores = candidate.score(*inputs)[0]
         candidate_s = time.perf_counter() - started_s
         serving_s = None
         if self.seen.num_requests % _TIME_EVERY == _TIME_EVERY - 1:

@@ -69,8 +69,8 @@ class LoadedVersion:
         When items were last used is taken over from the version `before`.
         """
         self._mirror.subscribe(self._note)
-        for batch in self._mirror.batches(_FILL_AT_ONCE):
-            await self._write([item_id for item_id, _ in batch], thread)
+        for item_ids in self._mirror.batches(_FILL_AT_ONCE):
+            await self._write(item_ids, thread)
         await self._catch_up(thread)
         if self.recency is not None and before is not None and before.recency is not None:
             with self.rows.view() as new, before.rows.view() as old:
@@ -154,7 +154,7 @@ class LoadedVersion:
             await asyncio.sleep(_LOOK_FOR_ROWS_S)
         # The values are taken in the step that hands them on, so that an older one never follows a newer one.
         self._pending.difference_update(item_ids)
-        values = [self._mirror.get(item_id) or b"" for item_id in item_ids]
+        values = self._mirror.values_of(item_ids)
         self._num_writing += len(item_ids)
         try:
             await asyncio.get_running_loop().run_in_executor(thread, self._write_rows, item_ids, values)

@@ -243,7 +243,7 @@ class Changes:
     def _rank(self) -> None:
         with self._version.rows.view() as view:
             rows = view.rows(self._generator.integers(0, self._num_items, (1, NUM_CANDIDATES)))
-            history = view.history_rows(self._generator.integers(1, self._num_items, HISTORY))[None]
+            history = view.history_rows([self._generator.integers(1, self._num_items, HISTORY)])
             self._version.scorer.score(view.tables, rows, history, view.levels(rows))
 
     def _level(self, item_id: int) -> int:

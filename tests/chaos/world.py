@@ -97,7 +97,7 @@ class World:
         for rows in self._rows:
             with rows.view() as view:
                 candidate_rows = view.rows(np.array([CHANGING]))
-                history_rows = view.history_rows(np.array(history, dtype=np.int64))[None]
+                history_rows = view.history_rows([np.array(history, dtype=np.int64)])
                 levels = view.levels(candidate_rows)
                 columns.append(self._scorer.score(view.tables, candidate_rows, history_rows, levels)[0])
         return np.stack(columns, axis=1)

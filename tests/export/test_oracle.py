@@ -54,7 +54,7 @@ def test_the_bundle_scores_as_the_authors_implementation(bundle: Path, oracle: d
     rows.update(np.arange(len(tags)), item_records(tags, np.zeros((len(tags), 2)), embedding))
     levels = np.stack([oracle["input/likes_level"], oracle["input/views_level"]], axis=-1)[:, None]
     with rows.view() as view:
-        histories = np.stack([view.history_rows(history) for history in oracle["input/item_seq"]])
+        histories = view.history_rows(oracle["input/item_seq"])
         scores = scorer.score(view.tables, view.rows(oracle["input/item_id"])[:, None], histories, levels)
     assert np.abs(scores - oracle["out64/y_pred"]).max() < 2e-6
 

@@ -169,14 +169,14 @@ def test_tables_grow_ready_to_score_with(bundle: Bundle, device: MemoryDevice):
     put(rows, {1: 1.0, 2: 2.0})
     with rows.view() as old:
         scorer.warm_up(old.tables)
-        request = old.rows(np.array([[1, 2]])), old.history_rows(np.array([2]))[None], np.zeros((1, 2, 2), np.int64)
+        request = old.rows(np.array([[1, 2]])), old.history_rows([np.array([2])]), np.zeros((1, 2, 2), np.int64)
         before = scorer.score(old.tables, *request)
         put(rows, {item: item / 7 for item in range(3, 60)})
         captured, replayed = device.num_captures, device.num_replays
         assert captured >= 2 * len(SMALL.shapes)
         with rows.view() as new:
             assert new.tables.capacity > old.tables.capacity
-            same = new.rows(np.array([[1, 2]])), new.history_rows(np.array([2]))[None], request[2]
+            same = new.rows(np.array([[1, 2]])), new.history_rows([np.array([2])]), request[2]
             assert np.array_equal(scorer.score(new.tables, *same), before)
         assert np.array_equal(scorer.score(old.tables, *request), before)
         assert (device.num_captures, device.num_replays) == (captured, replayed + 2)

@@ -125,7 +125,8 @@ def test_item_0_is_a_candidate_but_padding_in_a_history(scorer: Scorer) -> None:
     put(rows, {0: 0.5, 7: 1.0})
     with rows.view() as view:
         assert (view.rows(np.array([0, 7, 99])) > 0).tolist() == [True, True, False]
-        assert view.history_rows(np.array([0, 7, 99])).tolist() == [0] * 6 + [view.rows(np.array([7]))[0], 0]
+        row = view.rows(np.array([7]))[0]
+        assert view.history_rows([np.array([0, 7, 99]), np.array([7])]).tolist() == [[0] * 6 + [row, 0], [0] * 7 + [row]]
 
 
 def test_a_history_is_cut_first_and_then_looked_up(scorer: Scorer) -> None:
@@ -133,8 +134,8 @@ def test_a_history_is_cut_first_and_then_looked_up(scorer: Scorer) -> None:
     rows = ItemRows(scorer)
     put(rows, {7: 1.0})
     with rows.view() as view:
-        assert view.history_rows(np.array([7] + [99] * 8)).tolist() == [0] * 8
-        assert view.history_rows(np.zeros(0, np.int64)).tolist() == [0] * 8
+        assert view.history_rows([np.array([7] + [99] * 8)]).tolist() == [[0] * 8]
+        assert view.history_rows([np.zeros(0, np.int64)]).tolist() == [[0] * 8]
 
 
 def test_stored_levels_go_with_the_row(scorer: Scorer) -> None:

@@ -76,5 +76,5 @@ class Expected:
             for column, given in enumerate((likes_level, views_level)):
                 if given is not None:
                     levels[0, :, column] = given
-            history_rows = view.history_rows(np.array(history, dtype=np.int64))[None]
+            history_rows = view.history_rows([np.array(history, dtype=np.int64)])
             return self.scorer.score(view.tables, rows, history_rows, levels)[0]

@@ -16,6 +16,7 @@ from contract.manifest import Measured
 from contract.wire import GateResult
 from service import gate
 from service.gate import stability_index, stated_auc
+from service.recent import RecentRequest
 from tests.service.catalogue import NUM_ITEMS, Expected
 from tests.service.conftest import Store
 from tests.service.running import Running, make_settings, running, wait_until
@@ -223,3 +224,31 @@ def test_precision_counts_against_the_auc(own_store: Store) -> None:
     measured = Measured(num_rows=10, auc=0.71, auc_float32=0.73, max_score_error=0.0)
     assert stated_auc(manifest) == 0.5
     assert stated_auc(manifest.model_copy(update={"measured": measured})) == pytest.approx(0.48)
+
+
+def request(num_candidates: int, first: int = 0) -> RecentRequest:
+    ids = np.arange(first, first + num_candidates)
+    return RecentRequest(1, ids, ids[:3], np.stack([ids, -ids], axis=1))
+
+
+def test_requests_of_one_length_are_scored_together() -> None:
+    """All that is kept is scored if that is not too much, in few runs; each candidate keeps its levels and history."""
+    requests = [request(10, first) for first in range(0, 600, 10)] + [request(3, 1000), request(300, 2000)]
+    runs = gate.plan_runs(requests, 100_000)
+    assert [run.candidates.shape for run in runs] == [(25, 10), (25, 10), (10, 10), (1, 3), (1, 300)]
+    candidates = np.concatenate([run.candidates.ravel() for run in runs])
+    assert sorted(candidates) == sorted(np.concatenate([each.candidates for each in requests]))
+    for run in runs:
+        assert (run.levels[..., 0] == run.candidates).all()
+        assert (np.stack(run.histories) == run.candidates[:, :3]).all()
+
+
+def test_of_very_many_scores_some_are_enough() -> None:
+    """Large requests are thinned evenly, small ones stay whole."""
+    runs = gate.plan_runs([request(1000)] * 8 + [request(2)], 900)
+    assert sum(run.candidates.size for run in runs) <= 902
+    shapes = {run.candidates.shape for run in runs}
+    assert (1, 2) in shapes
+    large = next(run for run in runs if run.candidates.shape[1] > 2)
+    assert large.candidates[0, :3].tolist() == [0, 10, 20]
+    assert len(large.candidates[0]) == 100

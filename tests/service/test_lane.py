@@ -51,7 +51,7 @@ class SlowVersion:
         """What a job's first query should come to."""
         with self._rows.view() as view:
             rows = view.rows(job.queries[0].candidates)[None]
-            history = view.history_rows(job.histories[0])[None]
+            history = view.history_rows(job.histories[:1])
             return self.scorer.score(view.tables, rows, history, view.levels(rows))[0]
 
 

@@ -101,7 +101,7 @@ def expected(world: World, users: Sequence[int], lists: Sequence[NDArray[np.int6
     with rows.view() as view:
         for user, candidates in zip(users, lists, strict=True):
             of_candidates = view.rows(candidates)[None]
-            of_history = view.history_rows(_history(user, world.num_items))[None]
+            of_history = view.history_rows([_history(user, world.num_items)])
             levels = view.levels(of_candidates)
             scores.append(rows.scorer.score(view.tables, of_candidates, of_history, levels)[0])
     return scores
