@@ -4,7 +4,8 @@ Shapes: U users, N candidates of each, H history length.
 """
 
 import threading
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -34,6 +35,21 @@ class Runner(Protocol):
         levels: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         """Return the output for (U, N) candidate rows, (U, H) history rows and (U, N, 2) levels."""
+
+
+def run_into(
+    session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]
+) -> None:
+    """Run a session whose outputs have these shapes, and have it write them into these arrays.
+
+    They would be copied otherwise, while other threads wait for the interpreter.
+    """
+    binding = session.io_binding()
+    for name, values in inputs.items():
+        binding.bind_cpu_input(name, values)
+    for name, values in outputs.items():
+        binding.bind_output(name, "cpu", 0, values.dtype, values.shape, values.ctypes.data)
+    session.run_with_iobinding(binding)
 
 
 class SessionRunner:

@@ -17,7 +17,7 @@ from scoring.device_tables import DeviceTables
 from scoring.errors import GraphError, KernelError, ParityError
 from scoring.gpu import Gpu, GpuShare, shared_gpu
 from scoring.memory import Zeros, private_zeros
-from scoring.runner import Runner, SessionRunner
+from scoring.runner import Runner, SessionRunner, run_into
 from scoring.tables import Tables
 
 _ENCODE_AT_ONCE = 1024
@@ -134,21 +134,12 @@ class Scorer:
         rows = self._vocabulary.rows(item_ids)
         unknown = (tags < 0) | (tags >= self.features.num_tags)
         known_tags = np.where(unknown, 0, tags).astype(np.int64)
-        names = [spec.name for spec in self.bundle.manifest.tables]
-        parts: list[list[NDArray[np.generic]]] = [
-            self._encoder.run(
-                names,
-                {
-                    "vocabulary_row": rows[start : start + _ENCODE_AT_ONCE],
-                    "tags": known_tags[start : start + _ENCODE_AT_ONCE],
-                    "embedding": embedding[start : start + _ENCODE_AT_ONCE].astype(np.float32, copy=False),
-                },
-            )
-            for start in range(0, max(len(rows), 1), _ENCODE_AT_ONCE)
-        ]
-        encoded = {
-            name: np.concatenate(columns) for name, columns in zip(names, zip(*parts, strict=True), strict=True)
-        }
+        embedding = np.ascontiguousarray(embedding, dtype=np.float32)
+        encoded = {spec.name: np.empty((len(rows), spec.width), spec.dtype) for spec in self.bundle.manifest.tables}
+        for start in range(0, len(rows), _ENCODE_AT_ONCE):
+            some = slice(start, start + _ENCODE_AT_ONCE)
+            inputs = {"vocabulary_row": rows[some], "tags": known_tags[some], "embedding": embedding[some]}
+            run_into(self._encoder, inputs, {name: values[some] for name, values in encoded.items()})
         return encoded, int(unknown.sum())
 
     def score(

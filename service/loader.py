@@ -75,10 +75,10 @@ class Loader:
         loop = asyncio.get_running_loop()
         bundle = await loop.run_in_executor(self._reading, read_version, name, self._options)
         sample = self._mirror.values_of(self._mirror.some(_LOOK_AT))
-        await asyncio.to_thread(check_fits, bundle.manifest.features, sample, serving)
+        await loop.run_in_executor(self._reading, check_fits, bundle.manifest.features, sample, serving)
         scorer = await loop.run_in_executor(self._opening, open_scorer, bundle, self._options)
         await loop.run_in_executor(self._encoding, scorer.verify)
-        version = LoadedVersion(scorer, self._mirror)
+        version = await loop.run_in_executor(self._encoding, LoadedVersion, scorer, self._mirror)
         try:
             await version.fill(self._encoding, serving)
             version.follow(self._following)

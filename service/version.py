@@ -17,7 +17,7 @@ from scoring.scorer import Scorer
 from service.mirror import Mirror
 from service.recency import Recency
 
-_FILL_AT_ONCE = 2048
+_FILL_AT_ONCE = 1024
 """So few that what is encoded of them stays in the cores' caches, and that the interpreter is soon free again."""
 _FOLLOW_AT_ONCE = 512
 """Large enough that exchanging the map costs less than encoding, small enough that a rank may wait for it."""
