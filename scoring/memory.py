@@ -15,10 +15,26 @@ from numpy.typing import DTypeLike, NDArray
 Zeros = Callable[[Sequence[int], DTypeLike], NDArray[Any]]
 """Allocates an array of a shape and a type, filled with zeros."""
 
+_ALIGNED = 64
+
 
 def private_zeros(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
     """Return zeros in this process's own memory."""
     return np.zeros(shape, dtype)
+
+
+def empty_together(kinds: Sequence[tuple[Sequence[int], DTypeLike]]) -> list[NDArray[Any]]:
+    """Return uninitialised arrays of these shapes and types that lie in one block.
+
+    A large block goes back to the system when it is freed; several smaller ones would leave holes in the heap.
+    """
+    sizes = [prod(shape) * np.dtype(dtype).itemsize for shape, dtype in kinds]
+    starts = [0, *itertools.accumulate(-(-size // _ALIGNED) * _ALIGNED for size in sizes)]
+    block = np.empty(starts[-1], np.uint8)
+    return [
+        block[start : start + size].view(dtype).reshape(shape)
+        for (shape, dtype), start, size in zip(kinds, starts[:-1], sizes, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,8 +90,8 @@ class ItemRows:
             return
         encoded, num_unknown = self.scorer.encode(item_ids, records["tags"], records["embedding"])
         self.num_unknown_tags += num_unknown
-        finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in encoded.values()])
-        if not finite.all():
+        if not all(np.isfinite(values).all() for values in encoded.values()):
+            finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in encoded.values()])
             self.remove(item_ids[~finite])
             item_ids, records = item_ids[finite], records[finite]
             encoded = {name: values[finite] for name, values in encoded.items()}

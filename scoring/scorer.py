@@ -16,7 +16,7 @@ from scoring.device_runner import DeviceRunner
 from scoring.device_tables import DeviceTables
 from scoring.errors import GraphError, KernelError, ParityError
 from scoring.gpu import Gpu, GpuShare, shared_gpu
-from scoring.memory import Zeros, private_zeros
+from scoring.memory import Zeros, empty_together, private_zeros
 from scoring.runner import Runner, SessionRunner, run_into
 from scoring.tables import Tables
 
@@ -135,7 +135,9 @@ class Scorer:
         unknown = (tags < 0) | (tags >= self.features.num_tags)
         known_tags = np.where(unknown, 0, tags).astype(np.int64)
         embedding = np.ascontiguousarray(embedding, dtype=np.float32)
-        encoded = {spec.name: np.empty((len(rows), spec.width), spec.dtype) for spec in self.bundle.manifest.tables}
+        specs = self.bundle.manifest.tables
+        arrays = empty_together([((len(rows), spec.width), spec.dtype) for spec in specs])
+        encoded = {spec.name: values for spec, values in zip(specs, arrays, strict=True)}
         for start in range(0, len(rows), _ENCODE_AT_ONCE):
             some = slice(start, start + _ENCODE_AT_ONCE)
             inputs = {"vocabulary_row": rows[some], "tags": known_tags[some], "embedding": embedding[some]}
@@ -204,7 +206,7 @@ class Scorer:
             largest = max(float(np.abs(golden.weights).max(initial=0)), 1e-30)
             _compare("weights", self.explain(*inputs), golden.weights, tolerance.weights * largest)
 
-    def warm_up(self, tables: Tables, num_candidates: Sequence[int] = (1, 10, 100, 1000)) -> None:
+    def warm_up(self, tables: Tables, num_candidates: Sequence[int] = (1, 10, 100)) -> None:
         """Rank nothing at the usual sizes, so that the first real request finds memory and threads ready.
 
         On a GPU, make every bucket ready for these tables.

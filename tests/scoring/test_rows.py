@@ -126,7 +126,10 @@ def test_item_0_is_a_candidate_but_padding_in_a_history(scorer: Scorer) -> None:
     with rows.view() as view:
         assert (view.rows(np.array([0, 7, 99])) > 0).tolist() == [True, True, False]
         row = view.rows(np.array([7]))[0]
-        assert view.history_rows([np.array([0, 7, 99]), np.array([7])]).tolist() == [[0] * 6 + [row, 0], [0] * 7 + [row]]
+        assert view.history_rows([np.array([0, 7, 99]), np.array([7])]).tolist() == [
+            [0] * 6 + [row, 0],
+            [0] * 7 + [row],
+        ]
 
 
 def test_a_history_is_cut_first_and_then_looked_up(scorer: Scorer) -> None:

@@ -5,12 +5,16 @@ import threading
 from collections import Counter
 from types import FrameType
 
+import numpy as np
 import pytest
 import redis
 
+from service.inference import read_inference
+from service.tensors import Output
 from service.version import LoadedVersion
 from tests.service.conftest import Store
 from tests.service.running import Running, make_settings, running
+from tests.service.tensors import binary_body
 
 _REPEATS = 20
 
@@ -99,3 +103,21 @@ def test_no_function_is_called_for_each_candidate(store: Store, stocked_url: str
     finally:
         threading.setprofile(None)
         sys.setprofile(None)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_binary_tensors_are_views(padding: int) -> None:
+    """What is looked up lies in the body as it came, and scores go into the answer from where the model wrote them."""
+    names = ("USER_ID", "CANDIDATES", "HISTORY", "LIKES_LEVEL", "VIEWS_LEVEL")
+    inputs = [(name, np.ones((2, 1 if name == "USER_ID" else 50), np.int64)) for name in names]
+    body, headers = binary_body(inputs, padding)
+    inference = read_inference(body, headers["Inference-Header-Content-Length"], 2)
+    whole = np.frombuffer(body, np.uint8)
+    for query in inference.queries:
+        for values in (query.candidates, query.history, query.likes_level, query.views_level):
+            assert values is not None
+            assert np.shares_memory(values, whole)
+    parts: list[memoryview] = []
+    scores = np.ones((1, 50), np.float32)
+    Output("SCORES", "FP32", [1, 50], scores).described(True, parts)
+    assert np.shares_memory(np.frombuffer(parts[0], np.float32), scores)
