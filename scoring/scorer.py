@@ -140,7 +140,7 @@ class Scorer:
         encoded = {spec.name: values for spec, values in zip(specs, arrays, strict=True)}
         for start in range(0, len(rows), _ENCODE_AT_ONCE):
             some = slice(start, start + _ENCODE_AT_ONCE)
-            inputs = {"vocabulary_row": rows[some], "tags": known_tags[some], "embedding": embedding[some]}
+            inputs: Encoded = {"vocabulary_row": rows[some], "tags": known_tags[some], "embedding": embedding[some]}
             run_into(self._encoder, inputs, {name: values[some] for name, values in encoded.items()})
         return encoded, int(unknown.sum())
 

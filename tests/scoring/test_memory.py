@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scoring.memory import SharedMemory, map_block
+from scoring.memory import SharedMemory, empty_together, map_block
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs memfd_create")
 
@@ -68,3 +68,14 @@ def test_another_process_maps_it():
     code = f"from scoring.memory import map_block; print(map_block({descriptor}, (4,), '<i8').tolist())"
     done = subprocess.run([sys.executable, "-c", code], pass_fds=(descriptor,), capture_output=True, check=True)
     assert done.stdout == b"[0, 0, 9, 0]\n"
+
+
+def test_arrays_that_lie_together_do_not_overlap() -> None:
+    """Each has its shape and type and is aligned for any; writing one leaves the others."""
+    kinds = [((3, 5), np.float32), ((0, 4), np.float32), ((7,), np.int64), ((2, 2), np.int8)]
+    arrays = empty_together(kinds)
+    assert [(array.shape, array.dtype) for array in arrays] == [(shape, np.dtype(dtype)) for shape, dtype in kinds]
+    for number, array in enumerate(arrays):
+        array[...] = number
+        assert array.ctypes.data % 8 == 0
+    assert [set(array.ravel().tolist()) for array in arrays] == [{0}, set(), {2}, {3}]

@@ -232,7 +232,7 @@ def request(num_candidates: int, first: int = 0) -> RecentRequest:
 
 
 def test_requests_of_one_length_are_scored_together() -> None:
-    """All that is kept is scored if that is not too much, in few runs; each candidate keeps its levels and history."""
+    """What is not too much is scored whole, in few runs; each candidate keeps its levels and its history."""
     requests = [request(10, first) for first in range(0, 600, 10)] + [request(3, 1000), request(300, 2000)]
     runs = gate.plan_runs(requests, 100_000)
     assert [run.candidates.shape for run in runs] == [(25, 10), (25, 10), (10, 10), (1, 3), (1, 300)]

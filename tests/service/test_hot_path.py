@@ -107,7 +107,7 @@ def test_no_function_is_called_for_each_candidate(store: Store, stocked_url: str
 
 @pytest.mark.parametrize("padding", [0, 1])
 def test_binary_tensors_are_views(padding: int) -> None:
-    """What is looked up lies in the body as it came, and scores go into the answer from where the model wrote them."""
+    """What is looked up lies in the body as it came; scores go into the answer from where the model wrote them."""
     names = ("USER_ID", "CANDIDATES", "HISTORY", "LIKES_LEVEL", "VIEWS_LEVEL")
     inputs = [(name, np.ones((2, 1 if name == "USER_ID" else 50), np.int64)) for name in names]
     body, headers = binary_body(inputs, padding)
