@@ -3,13 +3,18 @@
 import math
 import time
 
-_RANKINGS = 3
-"""How many usual rankings' time may wait under overload: at half load one request in a hundred waits for longer than
-2.4 of them (Poisson arrivals), so that who is admitted is answered about as soon as then."""
+_RANKINGS = 4
+"""How many usual rankings' time may be under way under overload: at half load one request in a hundred takes longer
+than 3.4 of them (Poisson arrivals). With fewer, cores idle while the next are let in; with more, all wait longer."""
 _LEAST_WAIT_S = 0.005
 """Less than this is not told from the noise of a loop."""
 _WEIGHT = 0.05
 """Of the newest request in the moving average of what a ranking costs."""
+_NUM_COLD = 100
+"""Requests from which on costs are known: what the first ones took says little."""
+_LONGEST_S = 20.0
+"""How long it is taken for overload without another look. Clients that ask again as soon as they are refused may keep
+up what a moment's stall began, though all of them together could never make the queue too long."""
 
 
 class Pressure:
@@ -30,7 +35,8 @@ class Pressure:
         self._longest_wait_s = longest_wait_s
         self._usual_s = 0.0
         self._asked_s, self._noted_s = 0.0, -math.inf
-        self._overloaded = False
+        self._num_noted = 0
+        self._overloaded, self._since_s = False, -math.inf
 
     @property
     def bound_s(self) -> float:
@@ -43,10 +49,12 @@ class Pressure:
         """Count a request, admitted or not, that would wait so long and cost so much; None: as much as usual."""
         now_s = time.monotonic()
         would_wait_s = max(expected_wait_s, self._asked_s - (now_s - self._noted_s))
-        if would_wait_s > self._longest_wait_s:
-            self._overloaded = True
-        elif would_wait_s <= 0:
-            self._overloaded = False
+        if not self._overloaded:
+            self._overloaded = would_wait_s > self._longest_wait_s and self._num_noted >= _NUM_COLD
+            self._since_s = now_s
+        elif would_wait_s <= 0 or now_s - self._since_s >= _LONGEST_S:
+            self._overloaded, would_wait_s = False, expected_wait_s
+        self._num_noted += 1
         if cost_s is None:
             cost_s = self._usual_s
         else:
