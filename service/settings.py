@@ -67,7 +67,9 @@ class Settings(BaseSettings):
         default=5, gt=0, description="for a whole body to arrive, or for the next piece of one in bulk"
     )
     max_queued_candidates: int = Field(default=65_536, ge=1, description="being ranked or waiting for it at once")
-    max_queue_ms: float = Field(default=100, gt=0, description="expected wait from which on requests are shed")
+    max_queue_ms: float = Field(
+        default=100, gt=0, description="expected wait from which on requests are shed; under overload less may wait"
+    )
     deadline_ms: float | None = Field(default=None, gt=0, description="of every ranking; requests may set less")
     batch_candidates: int = Field(
         default=400, ge=0, description="of requests that wait at once to be scored together; 0 scores each alone"
