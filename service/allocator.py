@@ -1,6 +1,7 @@
 """How the C library gives memory back: a service that swaps models for months must not grow."""
 
 import ctypes
+from collections.abc import Callable
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 _LARGE = 2**20
@@ -13,10 +14,25 @@ def settle() -> None:
     Left alone, glibc takes the first large block that is freed for a sign that such blocks had better be kept, and
     keeps them, in an arena for each thread that ever had one. Other C libraries are left as they are.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    mallopt = _function("mallopt")
+    if mallopt is None:
         return
     mallopt(_ARENA_MAX, _NUM_ARENAS)
     mallopt(_MMAP_THRESHOLD, _LARGE)
     mallopt(_TRIM_THRESHOLD, _LARGE)
+
+
+def give_back() -> None:
+    """Give the system what lies free between what is in use, as a model leaves behind; takes milliseconds."""
+    trim = _function("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _function(name: str) -> Callable[..., int] | None:
+    """Return a function of glibc; None where the C library lacks it."""
+    try:
+        function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError):
+        return None
+    return function

@@ -18,6 +18,7 @@ from scoring.errors import DeviceError, ScoringError
 from scoring.gpu import Gpu
 from scoring.memory import Zeros, private_zeros
 from scoring.scorer import Scorer
+from service import allocator
 from service.background import background_thread
 from service.errors import ConflictError, InvalidError, NotFoundError, RequestError, UnavailableError
 from service.mirror import Mirror
@@ -87,6 +88,10 @@ class Loader:
             await version.close()
             raise
         return version
+
+    async def give_back(self) -> None:
+        """Give the system the memory of versions that were freed."""
+        await asyncio.get_running_loop().run_in_executor(self._encoding, allocator.give_back)
 
     def close(self) -> None:
         """End the threads once they are idle."""

@@ -102,11 +102,17 @@ class Swapper:
     async def drop_unused(self) -> None:
         """Free every version that answers nobody."""
         used = self.lineup.versions
-        for name in [name for name, version in self._loaded.items() if version not in used]:
-            version = self._loaded.pop(name)
-            self._prepared.discard(name)
-            await version.close()
-            self._audience.forget(version)
+        unused = [name for name, version in self._loaded.items() if version not in used]
+        for name in unused:
+            await self._drop(name)
+        if unused:
+            await self._loader.give_back()
+
+    async def _drop(self, name: str) -> None:
+        version = self._loaded.pop(name)
+        self._prepared.discard(name)
+        await version.close()
+        self._audience.forget(version)
 
     async def close(self) -> None:
         """Stop keeping versions up to date."""

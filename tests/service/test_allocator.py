@@ -46,4 +46,25 @@ def test_another_c_library_is_left_alone(monkeypatch):
 
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: Library())
     allocator.settle()
-    assert looked == ["mallopt"]
+    allocator.give_back()
+    assert looked == ["mallopt", "malloc_trim"]
+
+
+_HOLES = """
+from service.allocator import give_back, settle
+settle()
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+blocks = [bytearray(b"x" * 2**16) for _ in range(3000)]
+del blocks[:-1]
+before = resident()
+give_back()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read as Linux tells it")
+def test_holes_go_back_to_the_system():
+    """What is free below a block that is still in use, where the heap cannot shrink, is given back too."""
+    ran = subprocess.run([sys.executable, "-c", _HOLES], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) > 100 * 2**20
