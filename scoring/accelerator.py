@@ -58,7 +58,8 @@ class Stream(Copies, Protocol):
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
         """Record what `work` enqueues, without doing it, and return what does it and waits.
 
-        Nothing else may use this queue meanwhile. Other queues, of whatever thread, are not disturbed.
+        Nothing else may use this queue meanwhile; other queues, of whatever thread, go on. `work` may be called
+        several times.
         """
 
 

@@ -3,11 +3,16 @@
 Runs are captured here rather than by ONNX Runtime. Its own graphs (`gpu_graph_id`) belong to the thread that recorded
 them: what a version's warm-up recorded could not be replayed by the thread that scores. They are recorded in a mode
 in which an allocation by any other thread fails, and every replay goes through the session. A graph of ours holds the
-copies in and out too, any thread replays it with one launch, and its recording disturbs nobody. It asks of the
-session that runs go to the stream that is recorded, allocate nothing (they were made before), synchronise nothing,
-and that every node runs on the GPU, which ONNX Runtime checks where `enable_cuda_graph` is set.
+copies in and out too, and any thread replays it with one launch. It asks of the session that runs go to the stream
+that is recorded, allocate nothing (they were made before), synchronise nothing, and that every node runs on the GPU,
+which ONNX Runtime checks where `enable_cuda_graph` is set.
+
+While a stream records other threads may allocate, copy and run. What waits for the whole device, as cuBLAS does when
+a session is freed and ONNX Runtime may when one is opened, fails meanwhile and spoils the recording, which is then
+made again.
 """
 
+import contextlib
 import ctypes
 import weakref
 from collections import deque
@@ -20,6 +25,7 @@ from scoring.accelerator import Provider
 from scoring.cudart import DEVICE_TO_DEVICE, DEVICE_TO_HOST, HOST_TO_DEVICE, CudaRuntime
 
 CUDA = "CUDAExecutionProvider"
+_MOST_CAPTURES = 3
 
 
 class CudaMemory:
@@ -27,7 +33,7 @@ class CudaMemory:
 
     def __init__(self, runtime: CudaRuntime, num_bytes: int) -> None:
         self.num_bytes = num_bytes
-        self.address = runtime.made("cudaMalloc", max(num_bytes, 1))
+        self.address = runtime.allocated(max(num_bytes, 1))
         weakref.finalize(self, runtime.forget, "cudaFree", self.address).atexit = False
 
 
@@ -97,7 +103,13 @@ class CudaStream:
         self._runtime.check(self._runtime.synchronize(self.handle), "cudaStreamSynchronize")
 
     def capture(self, work: Callable[[], object]) -> CudaGraph:
-        """Record what `work` enqueues; see `Stream`."""
+        """Record what `work` enqueues; see `Stream`. What another thread may have spoilt is tried three times."""
+        for _ in range(_MOST_CAPTURES - 1):
+            with contextlib.suppress(Exception):
+                return self._captured(work)
+        return self._captured(work)
+
+    def _captured(self, work: Callable[[], object]) -> CudaGraph:
         self._runtime.begin_capture(self.handle)
         try:
             work()

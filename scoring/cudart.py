@@ -10,12 +10,15 @@ from typing import Any
 
 import onnxruntime as ort
 
-from scoring.errors import DeviceError
+from scoring.errors import DeviceError, DeviceMemoryError
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3
 _NON_BLOCKING = 1
 _CAPTURE_RELAXED = 2
 _PORTABLE = 1
+_NO_MEMORY = 2
+_LASTING = frozenset({214, 220, 226, 700, 702, 710, *range(714, 720), 721, 911, 999})
+"""Codes that every later call returns too: an error in a kernel, in the memory or in the connection to the GPU."""
 
 _FUNCTIONS = {
     "cudaMalloc": (POINTER(c_void_p), c_size_t),
@@ -37,6 +40,7 @@ _FUNCTIONS = {
     "cudaEventRecord": (c_void_p, c_void_p),
     "cudaEventDestroy": (c_void_p,),
     "cudaEventElapsedTime": (POINTER(ctypes.c_float), c_void_p, c_void_p),
+    "cudaGetLastError": (),
 }
 
 
@@ -75,8 +79,9 @@ class CudaRuntime:
     def check(self, code: int, function: str) -> None:
         """Raise DeviceError unless `function` returned success."""
         if code:
+            self._clear()
             reason = self._library.cudaGetErrorString(code).decode()
-            raise DeviceError(f"the GPU failed: {function}: {reason} ({code})")
+            raise DeviceError(f"the GPU failed: {function}: {reason} ({code})", lasting=code in _LASTING)
 
     def made(self, function: str, *arguments: object) -> int:
         """Call a function that puts a handle or an address into its first argument, and return that."""
@@ -86,7 +91,18 @@ class CudaRuntime:
 
     def forget(self, function: str, handle: int) -> None:
         """Call a function that frees something; at the process's end the driver may be gone already."""
-        getattr(self._library, function)(handle)
+        if getattr(self._library, function)(handle):
+            self._clear()
+
+    def allocated(self, num_bytes: int) -> int:
+        """Return the address of memory of the device; raises DeviceMemoryError where it has not so much."""
+        address = c_void_p()
+        code = self._library.cudaMalloc(ctypes.byref(address), num_bytes)
+        if code == _NO_MEMORY:
+            self._clear()
+            raise DeviceMemoryError("arrays", num_bytes, self.free_bytes(), "is free on the device, perhaps in pieces")
+        self.check(code, "cudaMalloc")
+        return address.value or 0
 
     def free_bytes(self) -> int:
         """Return the device's free memory."""
@@ -121,6 +137,7 @@ class CudaRuntime:
         self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
         if graph:
             self._library.cudaGraphDestroy(graph)
+        self._clear()
 
     def span_ms(self, stream: int, work: Callable[[], object], times: int = 1) -> float:
         """Do some work so often, and return for how long that kept a stream, by the device's own clock."""
@@ -137,6 +154,10 @@ class CudaRuntime:
         finally:
             self.forget("cudaEventDestroy", start)
             self.forget("cudaEventDestroy", end)
+
+    def _clear(self) -> None:
+        """Forget this thread's last error, or ONNX Runtime takes it for that of the next kernel that it starts."""
+        self._library.cudaGetLastError()
 
     def _function(self, name: str, function: Any) -> None:
         function.argtypes, function.restype = list(_FUNCTIONS[name]), c_int

@@ -81,7 +81,8 @@ def open_fused(
     Parameters
     ----------
     ops
-        The graph's fused operations, such as `qin.QuadraticTower`.
+        The graph's fused operations, such as `qin.QuadraticTower`. A graph that kernels refuse is opened without them;
+        on CUDA only one that an operation itself refused: what else fails there would pass, and be slow ever after.
 
     Returns
     -------
@@ -100,6 +101,8 @@ def open_fused(
         try:
             session = _open(graph, provider, options)
         except GraphError as error:
+            if provider[0] == CUDA and not any(f"{op}: " in str(error) for op in ops):
+                raise
             # What the kernels refuse their bodies may run; a graph that is none fails again.
             session = _open(graph, provider, _options(num_threads, provider[0]))
             _log.warning("the fused kernels refuse a graph, it runs without them: %s", error)

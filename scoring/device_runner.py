@@ -3,7 +3,6 @@
 Shapes: U users, N candidates of each, H history length.
 """
 
-import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -15,9 +14,10 @@ from scoring.bucket_memory import BucketMemory, Layout
 from scoring.buckets import Buckets, Shape
 from scoring.budget import Reservation
 from scoring.device_tables import DeviceTables, Run
-from scoring.errors import DeviceError, GraphError, ScoringError
+from scoring.errors import DeviceError, GraphError
 from scoring.runner import INPUTS
 from scoring.tables import Tables
+from scoring.turns import Turns
 
 _MOST_DIFFERENCE = 1e-5
 """How far a replay may be from a run, as a score: the same kernels on the same rows."""
@@ -28,10 +28,11 @@ class DeviceRunner:
 
     Inputs of all buckets share one stretch of page-locked memory and one of the device's, scores another two. A run
     fills the first, and then everything is one launch: the copy in, the kernels, the copy out. So only one run is
-    under way at a time, whatever thread it is of, which a lock sees to.
+    under way at a time, whatever thread it is of, in the order in which they were asked for.
 
     Once the device has failed, every later run fails too, without trying: an error in a kernel leaves the process's
-    part of a GPU unusable, and scoring elsewhere instead would hide it.
+    part of a GPU unusable, and scoring elsewhere instead would hide it. With tables that are not ready yet nobody is
+    answered: a run of theirs that fails counts against the ranker, unless the device does nothing any more.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ class DeviceRunner:
         self._device_inputs, self._device_scores = (accelerator.allocate(len(host)) for host in (inputs, scores))
         self._buffers = {shape: BucketMemory(layout, inputs, scores) for shape, layout in layouts.items()}
         self._options = _run_options()
-        self._turn = threading.Lock()
+        self._turn = Turns()
 
     def run(
         self,
@@ -86,6 +87,8 @@ class DeviceRunner:
 
         Raises
         ------
+        GraphError
+            The run failed, of tables that are not ready yet.
         DeviceError
             The device failed, now or before.
         """
@@ -131,14 +134,14 @@ class DeviceRunner:
         with self._turn:
             if self.failure is not None:
                 raise DeviceError(self.failure)
-            run = tables.runs.get(shape)
-            if run is None:
-                run = tables.runs[shape] = self._waiting(self._work(tables, buffers))
             buffers.fill(candidate_rows, history_rows, levels)
             try:
+                run = tables.runs.get(shape)
+                if run is None:
+                    run = tables.runs[shape] = self._waiting(self._work(tables, buffers))
                 run()
-            except Exception as error:
-                raise self._failed(error) from error
+            except Exception as error:  # ONNX Runtime's exceptions share no base class but this one
+                raise (self._failed(error) if tables.is_ready else self._refused(error, shape)) from error
             return buffers.read(*candidate_rows.shape)
 
     def _ready(self, tables: DeviceTables, shape: Shape) -> Run:
@@ -152,10 +155,10 @@ class DeviceRunner:
             buffers.draw(2, tables.capacity)
             plain()  # by now whatever a run allocates is there, and the device holds other rows than are captured
             return self._captured(work, buffers, tables.capacity, expected) if self._graphs else plain
-        except ScoringError:
+        except GraphError:
             raise
-        except Exception as error:  # ONNX Runtime's exceptions share no base class but this one
-            raise GraphError(f"runs of {shape[0]} x {shape[1]} candidates cannot be made ready: {error}") from error
+        except Exception as error:  # as above
+            raise self._refused(error, shape) from error
 
     def _captured(
         self, work: Callable[[], None], buffers: BucketMemory, num_rows: int, expected: NDArray[np.float32]
@@ -193,6 +196,16 @@ class DeviceRunner:
             stream.wait()
 
         return run
+
+    def _refused(self, error: Exception, shape: Shape) -> GraphError | DeviceError:
+        """Return whose fault an error is: the ranker's, or the device's where that does nothing any more."""
+        if isinstance(error, DeviceError) and error.lasting:
+            return self._failed(error)
+        try:
+            self._stream.wait()
+        except Exception:
+            return self._failed(error)
+        return GraphError(f"runs of {shape[0]} x {shape[1]} candidates fail: {error}")
 
     def _failed(self, error: Exception) -> DeviceError:
         self.failure = str(error) if isinstance(error, DeviceError) else f"the GPU failed: {error}"

@@ -3,7 +3,7 @@
 ScoringError
 ├── DeviceError        the device that was asked for is not the one that runs, or it failed
 ├── DeviceMemoryError  tables or weights need more of the device's memory than may be had
-├── GraphError         a graph of the bundle does not load, or is not of the shape that the manifest states
+├── GraphError         a graph of the bundle does not load or run, or is not of the shape that the manifest states
 ├── KernelError        fused kernels were asked for, and an operation runs without one
 └── ParityError        golden rows do not give the golden outputs
 """
@@ -16,7 +16,19 @@ class ScoringError(Exception):
 
 
 class DeviceError(ScoringError):
-    """The device that was asked for is not the one that runs, or it failed while it ran."""
+    """The device that was asked for is not the one that runs, or it failed while it ran.
+
+    Parameters
+    ----------
+    message
+        What failed.
+    lasting
+        Whether nothing will run on it any more in this process, rather than only what was asked for now.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = True) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class DeviceMemoryError(ScoringError):
@@ -30,7 +42,7 @@ class DeviceMemoryError(ScoringError):
 
 
 class GraphError(ScoringError):
-    """A graph of the bundle cannot be loaded."""
+    """A graph of the bundle cannot be loaded or run."""
 
 
 class KernelError(ScoringError):

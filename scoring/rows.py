@@ -97,7 +97,12 @@ class ItemRows:
             encoded = {name: values[finite] for name, values in encoded.items()}
         rows = self._take_rows(len(item_ids))
         current = self._current
-        current.tables.write(rows, encoded)
+        try:
+            current.tables.write(rows, encoded)
+        except BaseException:
+            with self._free_lock:
+                self._free.extend(rows.tolist())
+            raise
         current.levels_table[rows] = self._known_levels(records)
         index = current.index
         self._publish(current.tables, current.levels_table, index.updated(item_ids, rows), index.rows(item_ids))

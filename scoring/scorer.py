@@ -198,6 +198,8 @@ class Scorer:
         ------
         ParityError
             An output is off; the error says which one, by how much and where.
+        GraphError, DeviceError
+            On a GPU a run fails, by itself or with the device.
         """
         golden, tolerance = self.bundle.golden, self.bundle.manifest.tolerance
         inputs = (tables or self.golden_tables(), golden.candidate_rows, golden.history_rows, golden.levels)

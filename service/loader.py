@@ -65,9 +65,9 @@ class Loader:
         InvalidError
             Its files are damaged, or it does not compute what it should.
         UnavailableError
-            The store does not answer.
+            The store does not answer, or the device failed at this and goes on.
         DeviceError
-            The device is not the one that runs.
+            The device is not the one that runs, or does nothing any more.
         """
         with or_refused(name, self._options):
             return await self._load(name, serving)
@@ -141,11 +141,18 @@ def open_scorer(bundle: Bundle, options: LoadOptions, *, encodes: bool = True) -
 
 @contextlib.contextmanager
 def or_refused(name: str, options: LoadOptions) -> Iterator[None]:
-    """Turn whatever keeps a version from being loaded into a RequestError that says why; DeviceErrors pass."""
+    """Turn whatever keeps a version from being loaded into a RequestError that says why.
+
+    A DeviceError passes that keeps every other version from being loaded too.
+    """
     try:
         yield
-    except (RequestError, DeviceError):
+    except RequestError:
         raise
+    except DeviceError as error:
+        if error.lasting:
+            raise
+        raise UnavailableError(f"version {name} cannot be loaded: {error}", "version") from error
     except BundleNotFoundError:
         raise NotFoundError(f"the store has no version {name} of {options.model}", "version") from None
     except StoreError as error:

@@ -6,9 +6,10 @@ import uuid
 from collections.abc import AsyncIterator
 
 from contract.wire import GateResult
+from scoring.errors import DeviceError
 from service.active import ActiveVersion, Told
 from service.connection import or_unavailable
-from service.errors import ConflictError
+from service.errors import ConflictError, UnavailableError
 from service.gate import PromotionGate
 from service.lineup import Trial
 from service.pursuit import Pursuit
@@ -124,4 +125,7 @@ class Promoter:
         if self._swapper.loading:
             raise ConflictError("another version is being loaded; try again when it serves")
         async with self.swapping:
-            yield
+            try:
+                yield
+            except DeviceError as error:
+                raise UnavailableError(f"the device that scores failed: {error}") from error

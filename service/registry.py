@@ -109,7 +109,7 @@ class Registry:
         NoVersionError
             None can; the message says why.
         DeviceError
-            The device is not the one that runs.
+            The device is not the one that runs, or does nothing any more.
         """
         active = (await self._active.read()).active
         async for name in self._candidates(active):

@@ -123,7 +123,9 @@ template <class Arguments>
 const char* allow_shared_memory(void (*kernel)(Arguments), size_t size) {
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(size));
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();  // or the next launch of this thread would be told of it
+  return cudaGetErrorString(error);
 }
 
 // Null, or what is wrong.

@@ -184,6 +184,8 @@ struct TowerKernel : Kernel, TowerOperands {
     if (!failed) {
       cuda::pack_tower(shape, product, weights_of(inputs), made);
       failed = stop_at(cudaMemcpy(packed, made, size, cudaMemcpyHostToDevice));
+      // It returns before all has arrived, and streams that run kernels do not wait for its own.
+      if (!failed) failed = stop_at(cudaStreamSynchronize(nullptr));
     }
     free(made);
     return failed;

@@ -1,7 +1,10 @@
-// What the operations use of CUDA's runtime, on a GPU that emulator.h plays: its memory is the host's.
+// What the operations use of CUDA's runtime, on a GPU that emulator.h plays: its memory is the host's. A copy to it is on
+// its way until its stream is waited for.
 #pragma once
 
 #include <string.h>
+
+#include <vector>
 
 enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
@@ -20,7 +23,23 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   return cudaSuccess;
 }
 
-inline cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind) {
-  memcpy(to, from, size);
+struct CopyUnderWay {
+  void* to;
+  std::vector<char> bytes;
+};
+inline std::vector<CopyUnderWay> copies_under_way;
+
+inline cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind kind) {
+  const char* const bytes = static_cast<const char*>(from);
+  if (kind == cudaMemcpyHostToDevice)
+    copies_under_way.push_back({to, {bytes, bytes + size}});
+  else
+    memcpy(to, from, size);
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  for (const CopyUnderWay& copy : copies_under_way) memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
+  copies_under_way.clear();
   return cudaSuccess;
 }
