@@ -100,7 +100,9 @@ class CudaRuntime:
         code = self._library.cudaMalloc(ctypes.byref(address), num_bytes)
         if code == _NO_MEMORY:
             self._clear()
-            raise DeviceMemoryError("arrays", num_bytes, self.free_bytes(), "is free on the device, perhaps in pieces")
+            raise DeviceMemoryError(
+                "arrays", num_bytes, self.free_bytes(), "is free on the device, perhaps in pieces"
+            )
         self.check(code, "cudaMalloc")
         return address.value or 0
 

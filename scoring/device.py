@@ -81,8 +81,8 @@ def open_fused(
     Parameters
     ----------
     ops
-        The graph's fused operations, such as `qin.QuadraticTower`. A graph that kernels refuse is opened without them;
-        on CUDA only one that an operation itself refused: what else fails there would pass, and be slow ever after.
+        The graph's fused operations, such as `qin.QuadraticTower`. A graph that kernels refuse is opened without them,
+        on CUDA only where an operation itself refused it: what else fails there passes, but slow it would stay.
 
     Returns
     -------

@@ -3,15 +3,17 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+import scoring.device
 from contract.bundle import Bundle, read_bundle
 from contract.manifest import Precision
 from export.exporter import TrainedModel, export_model
@@ -98,8 +100,9 @@ def open_form(
     form = Form(name, graphs)
     gpu = Gpu(device, MemoryBudget(device.free_bytes(), device.free_bytes), buckets, graphs)
     without = name in (PUBLISHED, STANDARD)
+    opened = {PUBLISHED: _as_published, STANDARD: _no_kernels}.get(name, nullcontext)
     try:
-        with _no_kernels() if without else _as_built():
+        with opened():
             form.scorer = Scorer(bundle, num_threads=1, gpu=gpu, require_kernels=not without)
         form.scorer.verify()
         tables = form.scorer.new_tables(len(bundle.vocabulary) + 1)
@@ -122,8 +125,17 @@ def _no_kernels() -> Iterator[None]:
 
 
 @contextmanager
-def _as_built() -> Iterator[None]:
-    yield
+def _as_published() -> Iterator[None]:
+    """Let the CPU compute shapes, where ONNX Runtime puts them on purpose: nothing else of these graphs is there."""
+
+    def options(num_threads: int, provider: str) -> ort.SessionOptions:
+        made = session_options(num_threads, provider)
+        made.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
+        return made
+
+    session_options = scoring.device._options
+    with _no_kernels(), patch("scoring.device._options", options):
+        yield
 
 
 def _fill(scorer: Scorer, tables: DeviceTables, at_once: int = 4096) -> None:

@@ -1,5 +1,6 @@
 // The CUDA runtime's functions that scoring/cudart.py calls, in the host's memory: copies are made at once, or recorded
-// while their stream records; a launch makes the recorded ones. It counts what lives and fails where it is told to.
+// while their stream records; a launch makes the recorded ones. It counts what lives, fails where it is told to, and keeps
+// each thread's last error until that is asked for.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -19,16 +20,27 @@ struct Stream {
 };
 using Graph = std::vector<Copy>;
 
-std::map<std::string, int> failures;
+struct Failure {
+  int code, times;
+};
+std::map<std::string, Failure> failures;
+thread_local int last_error = 0;
 int64_t live = 0;
 int64_t streams = 0;
 
-int failure(const char* function) {
-  auto found = failures.find(function);
-  return found == failures.end() ? 0 : found->second;
-}
 constexpr size_t kFree = size_t{1} << 33;
 constexpr int kInvalid = 1, kCapturing = 900;
+
+int noted(int code) {
+  if (code) last_error = code;
+  return code;
+}
+int failure(const char* function) {
+  auto found = failures.find(function);
+  if (found == failures.end() || !found->second.times) return 0;
+  if (found->second.times > 0) --found->second.times;
+  return noted(found->second.code);
+}
 }  // namespace
 
 #define FAIL_IF_TOLD \
@@ -37,7 +49,14 @@ constexpr int kInvalid = 1, kCapturing = 900;
 extern "C" {
 int64_t emulated_live() { return live; }
 int64_t emulated_streams() { return streams; }
-void emulated_fail(const char* function, int code) { failures[function] = code; }
+// So often; -1 is always, 0 no more.
+void emulated_fail(const char* function, int code, int times) { failures[function] = {code, times}; }
+
+int cudaGetLastError() {
+  const int code = last_error;
+  last_error = 0;
+  return code;
+}
 
 const char* cudaGetErrorString(int code) { return code == 700 ? "an illegal memory access was encountered" : "other"; }
 
@@ -51,9 +70,13 @@ int cudaMalloc(void** memory, size_t size) {
 int cudaFree(void* memory) {
   std::free(memory);
   --live;
+  FAIL_IF_TOLD;
   return 0;
 }
-int cudaHostAlloc(void** memory, size_t size, unsigned flags) { return flags == 1 ? cudaMalloc(memory, size) : kInvalid; }
+int cudaHostAlloc(void** memory, size_t size, unsigned flags) {
+  FAIL_IF_TOLD;
+  return flags == 1 ? cudaMalloc(memory, size) : noted(kInvalid);
+}
 int cudaFreeHost(void* memory) { return cudaFree(memory); }
 int cudaMemGetInfo(size_t* free, size_t* total) {
   FAIL_IF_TOLD;
@@ -65,16 +88,16 @@ int cudaStreamCreateWithFlags(void** stream, unsigned flags) {
   FAIL_IF_TOLD;
   *stream = new Stream;
   ++streams;
-  return flags == 1 ? 0 : kInvalid;
+  return flags == 1 ? 0 : noted(kInvalid);
 }
 int cudaMemsetAsync(void* memory, int value, size_t size, void* stream) {
   FAIL_IF_TOLD;
   std::memset(memory, value, size);
-  return stream ? 0 : kInvalid;
+  return stream ? 0 : noted(kInvalid);
 }
 int cudaMemcpyAsync(void* target, const void* source, size_t size, int direction, void* stream) {
   FAIL_IF_TOLD;
-  if (direction < 1 || direction > 3) return kInvalid;
+  if (direction < 1 || direction > 3) return noted(kInvalid);
   auto* queue = static_cast<Stream*>(stream);
   if (queue->records) {
     queue->recorded.push_back({target, source, size});
@@ -85,21 +108,22 @@ int cudaMemcpyAsync(void* target, const void* source, size_t size, int direction
 }
 int cudaStreamSynchronize(void* stream) {
   FAIL_IF_TOLD;
-  return static_cast<Stream*>(stream)->records ? kCapturing : 0;
+  return noted(static_cast<Stream*>(stream)->records ? kCapturing : 0);
 }
 int cudaStreamBeginCapture(void* stream, int mode) {
   FAIL_IF_TOLD;
   auto* queue = static_cast<Stream*>(stream);
-  if (queue->records || mode != 2) return kCapturing;
+  if (queue->records || mode != 2) return noted(kCapturing);
   queue->records = true;
   return 0;
 }
 int cudaStreamEndCapture(void* stream, void** graph) {
-  FAIL_IF_TOLD;
   auto* queue = static_cast<Stream*>(stream);
-  if (!queue->records) return kCapturing;
-  *graph = new Graph(std::move(queue->recorded));
+  const Stream ended = *queue;
   *queue = Stream{};
+  FAIL_IF_TOLD;
+  if (!ended.records) return noted(kCapturing);
+  *graph = new Graph(ended.recorded);
   ++live;
   return 0;
 }
@@ -107,11 +131,11 @@ int cudaGraphInstantiateWithFlags(void** executable, void* graph, unsigned long 
   FAIL_IF_TOLD;
   *executable = new Graph(*static_cast<Graph*>(graph));
   ++live;
-  return flags == 0 ? 0 : kInvalid;
+  return flags == 0 ? 0 : noted(kInvalid);
 }
 int cudaGraphLaunch(void* executable, void* stream) {
   FAIL_IF_TOLD;
-  if (static_cast<Stream*>(stream)->records) return kCapturing;
+  if (static_cast<Stream*>(stream)->records) return noted(kCapturing);
   for (const Copy& copy : *static_cast<Graph*>(executable)) std::memmove(copy.target, copy.source, copy.size);
   return 0;
 }
@@ -126,7 +150,7 @@ int cudaEventCreate(void** event) {
   ++live;
   return 0;
 }
-int cudaEventRecord(void* event, void* stream) { return event && stream ? 0 : kInvalid; }
+int cudaEventRecord(void* event, void* stream) { return noted(event && stream ? 0 : kInvalid); }
 int cudaEventDestroy(void* event) {
   delete static_cast<int*>(event);
   --live;

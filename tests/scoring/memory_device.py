@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scoring.accelerator import Provider
 from scoring.buckets import Buckets
 from scoring.budget import MemoryBudget
+from scoring.errors import DeviceError
 from scoring.gpu import Gpu
 
 SMALL = Buckets(candidates=(1, 4, 16), users=(1, 2, 4), most_rows=32)
@@ -39,6 +40,8 @@ class HostQueue:
 
     def copy_in(self, target: int, source: int, num_bytes: int) -> None:
         """Note a copy, and make it if copies are made at once."""
+        if self._at_once and self._device.errors:
+            raise self._device.errors.pop(0)
         self._device.num_copies += 1
         self._enqueued.append((target, source, num_bytes))
         if self._at_once:
@@ -49,6 +52,8 @@ class HostQueue:
     def wait(self) -> None:
         """Make what copies there are."""
         assert not self._records, "a queue that records was waited for"
+        if self._device.broken:
+            raise DeviceError("the GPU failed: an illegal memory access was encountered")
         self._flush()
 
     def _flush(self) -> None:
@@ -82,7 +87,10 @@ class HostQueue:
 
 
 class MemoryDevice:
-    """The device; `broken` lets every replay fail, `forgets` lets it do nothing."""
+    """The device.
+
+    `broken` lets every replay and every wait fail, `forgets` lets replays do nothing; each of `errors` fails one run.
+    """
 
     kind = "cpu"
 
@@ -91,6 +99,7 @@ class MemoryDevice:
         self.num_copies = self.num_captures = self.num_replays = 0
         self.memory_limits: list[int] = []
         self.broken = self.forgets = False
+        self.errors: list[Exception] = []
 
     def allocate(self, num_bytes: int) -> HostMemory:
         """Return zeros."""

@@ -15,7 +15,7 @@ from scoring.accelerator import Provider
 from scoring.budget import MemoryBudget
 from scoring.cuda import CUDA, CudaAccelerator, CudaStream
 from scoring.cudart import CudaRuntime
-from scoring.errors import DeviceError, GraphError
+from scoring.errors import DeviceError, DeviceMemoryError, GraphError
 from scoring.gpu import Gpu, open_gpu
 from scoring.scorer import Scorer
 from tests.fakes import make_bundle, make_items
@@ -70,16 +70,16 @@ def emulated(library: str) -> ctypes.CDLL:
 
 @pytest.fixture
 def failing(library: str):
-    """Let a function fail from now on, until the test ends."""
+    """Let a function fail from now on so often, or until the test ends."""
     told = []
 
-    def fail(function: str) -> None:
+    def fail(function: str, code: int = 700, times: int = -1) -> None:
         told.append(function)
-        emulated(library).emulated_fail(function.encode(), 700)
+        emulated(library).emulated_fail(function.encode(), code, times)
 
     yield fail
     for function in told:
-        emulated(library).emulated_fail(function.encode(), 0)
+        emulated(library).emulated_fail(function.encode(), 0, 0)
 
 
 def test_memory_is_zero_and_copied_there_within_and_back(device: OnCpu) -> None:
@@ -150,6 +150,67 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was(device: OnCpu, library
     stream.capture(lambda: None)()
 
 
+@pytest.mark.parametrize(
+    "function",
+    ["cudaStreamBeginCapture", "cudaMemcpyAsync", "cudaStreamEndCapture", "cudaGraphInstantiateWithFlags"],
+)
+def test_a_capture_that_another_thread_spoils_is_made_again(
+    device: OnCpu, failing, library: str, function: str
+) -> None:
+    """Twice, for that may happen again; then it fails, and nothing of it stays."""
+    memory, host, stream = device.allocate(8), device.page_locked(8), device.stream()
+    work = functools.partial(stream.copy_in, memory.address, host.ctypes.data, 8)
+    failing(function, 901, times=2)
+    replay, live = stream.capture(work), emulated(library).emulated_live()
+    replay()
+    failing(function, 901, times=3)
+    with pytest.raises(DeviceError, match=rf"{function}: other \(901\)"):
+        stream.capture(work)
+    assert emulated(library).emulated_live() == live
+    stream.capture(work)()
+
+
+def test_a_device_without_memory_has_not_failed(device: OnCpu, failing) -> None:
+    """Whoever asks for more than there is hears what is there."""
+    failing("cudaMalloc", 2)
+    with pytest.raises(DeviceMemoryError, match="need 8 MiB of device memory; 8,192 is free on the device"):
+        device.allocate(8 * 2**20)
+
+
+@pytest.mark.parametrize(("code", "lasting"), [(1, False), (2, False), (901, False), (700, True), (719, True)])
+def test_an_error_says_whether_the_device_goes_on(device: OnCpu, failing, code: int, lasting: bool) -> None:
+    """After an error in a kernel every call fails."""
+    failing("cudaMemsetAsync", code)
+    with pytest.raises(DeviceError) as caught:
+        device.allocate(8)
+    assert caught.value.lasting == lasting
+
+
+def test_what_failed_leaves_no_error_behind(device: OnCpu, failing, library: str) -> None:
+    """The runtime keeps one for each thread, and ONNX Runtime takes it for that of the next kernel that it starts."""
+    last = emulated(library).cudaGetLastError
+
+    def fail() -> None:
+        raise ValueError("no kernel")
+
+    failing("cudaMemsetAsync", 1, times=1)
+    with pytest.raises(DeviceError):
+        device.allocate(8)
+    assert last() == 0
+    failing("cudaMalloc", 2, times=1)
+    with pytest.raises(DeviceMemoryError):
+        device.allocate(8)
+    assert last() == 0
+    failing("cudaStreamEndCapture", 901)
+    with pytest.raises(ValueError, match="no kernel"):
+        device.stream().capture(fail)
+    assert last() == 0
+    memory = device.allocate(8)
+    failing("cudaFree", 1, times=1)
+    del memory
+    assert last() == 0
+
+
 @pytest.mark.parametrize("function", ["cudaGraphLaunch", "cudaStreamSynchronize"])
 def test_a_replay_that_fails_says_why(device: OnCpu, failing, function: str) -> None:
     """In the runtime's own words."""
@@ -198,3 +259,36 @@ def test_a_scorer_runs_in_this_memory(library: str, tmp_path: Path) -> None:
     gc.collect()
     assert told.emulated_live() == live
     assert budget.reserved_bytes == 0
+
+
+@pytest.fixture
+def scorer(device: OnCpu, tmp_path: Path) -> Scorer:
+    """A version that is being loaded, on the device."""
+    gpu = Gpu(device, MemoryBudget(2**30, device.free_bytes), SMALL)
+    return Scorer(read_bundle(make_bundle(tmp_path)), num_threads=1, gpu=gpu)
+
+
+def test_a_version_whose_runs_fail_is_refused_and_the_device_is_not(scorer: Scorer, failing) -> None:
+    """Before its tables are ready, and where the device goes on; one that cannot be captured too."""
+    tables = scorer.golden_tables()
+    failing("cudaStreamSynchronize", 1, times=1)
+    with pytest.raises(GraphError, match=r"candidates fail: the GPU failed: cudaStreamSynchronize: other \(1\)"):
+        scorer.verify(tables)
+    for function in ("cudaStreamBeginCapture", "cudaStreamEndCapture"):
+        failing(function, 901, times=3)
+        with pytest.raises(GraphError, match=rf"candidates fail: the GPU failed: {function}: other \(901\)"):
+            scorer.warm_up(tables)
+    assert scorer.failure is None
+    scorer.verify(tables)
+
+
+@pytest.mark.parametrize(("code", "times"), [(700, 1), (719, 1), (1, -1)])
+def test_a_device_that_fails_while_a_version_is_loaded_has_failed(
+    scorer: Scorer, failing, code: int, times: int
+) -> None:
+    """By its own word, or where nothing can be waited for any more."""
+    tables = scorer.golden_tables()
+    failing("cudaStreamSynchronize", code, times)
+    with pytest.raises(DeviceError, match="the GPU failed: cudaStreamSynchronize"):
+        scorer.verify(tables)
+    assert scorer.failure is not None

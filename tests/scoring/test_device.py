@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
@@ -15,7 +16,7 @@ from contract.bundle import RANKER, Bundle, read_bundle
 from export.exporter import export_model
 from kernels.library import KernelLibrary, find_library
 from kernels.sources import SOURCES
-from scoring.device import BODY, open_fused, open_session
+from scoring.device import BODY, CUDA, open_fused, open_session
 from scoring.errors import GraphError, KernelError
 from scoring.scorer import Scorer
 from tests.fakes import make_bundle, make_items, make_trained
@@ -198,6 +199,37 @@ def test_a_graph_that_the_kernels_refuse_runs_by_its_bodies(
         _, kernels = open_fused(bundle.graph(RANKER), OPS, "cpu", 1)
     assert kernels == dict.fromkeys(OPS, BODY)
     assert "no kernel for such weights" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("why", "is_refused"),
+    [
+        ("qin.QuadraticTower: on CUDA the weights must be part of the graph", True),
+        ("qin on CUDA: out of memory", False),
+        ("Non-zero status code returned while running qin.QuadraticTower", False),
+    ],
+)
+def test_on_cuda_only_a_graph_that_an_operation_refuses_runs_by_its_bodies(
+    bundle: Bundle, library: KernelLibrary, monkeypatch: pytest.MonkeyPatch, why: str, is_refused: bool
+):
+    """What fails by chance would else be slow for as long as the version serves."""
+    opened = []
+
+    def refuse(_graph: bytes, options: ort.SessionOptions, **_: object) -> SimpleNamespace:
+        opened.append(options)
+        if len(opened) == 1:
+            raise ValueError(why)
+        return SimpleNamespace(get_providers=lambda: [CUDA], disable_fallback=lambda: None)
+
+    monkeypatch.setattr("scoring.device.ort.InferenceSession", refuse)
+    monkeypatch.setattr("scoring.device._library_for", lambda _: library)
+    if is_refused:
+        _, kernels = open_fused(bundle.graph(RANKER), OPS, (CUDA, {}), 1)
+        assert kernels == dict.fromkeys(OPS, BODY)
+    else:
+        with pytest.raises(GraphError, match=why):
+            open_fused(bundle.graph(RANKER), OPS, (CUDA, {}), 1)
+    assert len(opened) == 1 + is_refused
 
 
 def test_bytes_that_are_no_graph_are_an_error_with_the_library_too(library: KernelLibrary):

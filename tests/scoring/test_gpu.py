@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from scoring.scorer import Scorer
 from scoring.tables import Tables
 from scoring.uploads import Uploads
 from tests.fakes import make_bundle, make_items, make_trained
-from tests.scoring.memory_device import SMALL, MemoryDevice, memory_gpu
+from tests.scoring.memory_device import SMALL, HostQueue, MemoryDevice, memory_gpu
 
 NUM_ITEMS, HISTORY = 200, 8
 SHAPES = [(1, 1), (1, 3), (1, 16), (1, 17), (1, 100), (2, 16), (3, 5), (4, 16), (9, 2), (7, 40)]
@@ -134,6 +135,34 @@ def test_a_device_that_fails_is_never_tried_again(bundle: Bundle, device: Memory
     assert scorer.failure is not None
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUBLAS failure 3"), DeviceError("other (901)", lasting=False)])
+def test_a_run_that_fails_before_tables_are_ready_is_the_versions_fault(
+    bundle: Bundle, device: MemoryDevice, error: Exception
+):
+    """Nobody is answered with them yet, and the device goes on: the same may succeed later."""
+    scorer = Scorer(bundle, num_threads=1, gpu=memory_gpu(device))
+    golden, tables = scorer.golden_tables(), filled(scorer)
+    device.errors = [error]
+    with pytest.raises(GraphError, match="candidates fail: "):
+        scorer.verify(golden)
+    device.errors = [error]
+    with pytest.raises(GraphError, match="candidates fail: "):
+        scorer.warm_up(tables)
+    assert scorer.failure is None
+    scorer.verify(golden)
+    scorer.warm_up(tables)
+
+
+def test_a_run_that_fails_with_the_device_is_the_devices_fault(bundle: Bundle, device: MemoryDevice):
+    """Nothing can be waited for any more, whatever ONNX Runtime said."""
+    scorer = Scorer(bundle, num_threads=1, gpu=memory_gpu(device))
+    golden = scorer.golden_tables()
+    device.errors, device.broken = [RuntimeError("CUDA failure 700")], True
+    with pytest.raises(DeviceError, match="the GPU failed: CUDA failure 700"):
+        scorer.verify(golden)
+    assert scorer.failure == "the GPU failed: CUDA failure 700"
+
+
 def test_writing_rows_copies_those_rows_alone(bundle: Bundle, device: MemoryDevice):
     """One copy for each stretch of adjacent rows and table, whatever order they are given in; others stay."""
     scorer = Scorer(bundle, num_threads=1, gpu=memory_gpu(device))
@@ -180,6 +209,30 @@ def test_tables_grow_ready_to_score_with(bundle: Bundle, device: MemoryDevice):
             assert np.array_equal(scorer.score(new.tables, *same), before)
         assert np.array_equal(scorer.score(old.tables, *request), before)
         assert (device.num_captures, device.num_replays) == (captured, replayed + 2)
+
+
+def test_a_request_waits_for_one_bucket_of_growing_tables_and_not_for_all(
+    bundle: Bundle, device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+):
+    """What asks while one is made ready has its turn before the next."""
+    scorer = Scorer(bundle, num_threads=1, gpu=memory_gpu(device))
+    tables = filled(scorer)
+    scorer.warm_up(tables)
+    asking = threading.Thread(target=scorer.score, args=(tables, *draw(1, 3)))
+    capture, replays = HostQueue.capture, []
+
+    def asked_meanwhile(queue: HostQueue, work):
+        if not replays:
+            asking.start()
+            while not scorer._ranker._turn._waiting:
+                time.sleep(0.001)
+        replays.append(device.num_replays)
+        return capture(queue, work)
+
+    monkeypatch.setattr(HostQueue, "capture", asked_meanwhile)
+    scorer.warm_up(tables.grown(2 * NUM_ITEMS))
+    asking.join()
+    assert replays[1] == replays[0] + 2  # that which checks the first bucket, and the request
 
 
 def test_tables_that_nobody_made_ready_grow_without_captures(bundle: Bundle, device: MemoryDevice):

@@ -13,6 +13,7 @@ from contract.codec import item_records
 from export.exporter import export_model
 from scoring.rows import ItemRows
 from scoring.scorer import Scorer
+from scoring.tables import Tables
 from tests.fakes import make_bundle, make_items, make_trained
 
 
@@ -85,6 +86,23 @@ def test_rows_are_used_again_once_nobody_sees_them(scorer: Scorer) -> None:
     with rows.view() as view:
         assert view.tables.capacity == capacity
     assert rows.num_free_rows == capacity - 2
+
+
+def test_rows_that_could_not_be_written_are_free_again(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or tables would grow by each try."""
+    rows = ItemRows(scorer, capacity=4)
+    free = rows.num_free_rows
+
+    def fail(*_: object) -> None:
+        raise OSError("the device is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tables, "write", fail)
+        with pytest.raises(OSError, match="the device is away"):
+            put(rows, {1: 1.0, 2: 2.0})
+    assert (len(rows), rows.num_free_rows) == (0, free)
+    put(rows, {1: 1.0, 2: 2.0})
+    assert (len(rows), rows.num_free_rows) == (2, free - 2)
 
 
 def test_an_id_removed_twice_frees_its_row_once(scorer: Scorer) -> None:

@@ -32,14 +32,17 @@ def test_one_thread_has_it_at_a_time_and_gives_it_back_with_its_error_too():
     """As any lock."""
     turns, inside, most = Turns(), [], []
 
+    def work() -> None:
+        inside.append(None)
+        time.sleep(0)
+        most.append(len(inside))
+        inside.pop()
+        raise ValueError("over")
+
     def take() -> None:
         for _ in range(200):
             with pytest.raises(ValueError, match="over"), turns:
-                inside.append(None)
-                time.sleep(0)
-                most.append(len(inside))
-                inside.pop()
-                raise ValueError("over")
+                work()
 
     threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:

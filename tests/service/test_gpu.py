@@ -13,6 +13,7 @@ import uvloop
 from contract.client import ClientError
 from contract.wire import Item
 from scoring.budget import MIB
+from scoring.errors import DeviceError
 from service.errors import SettingsError, StartError
 from service.replica import open_replica
 from service.server import bind, run
@@ -71,6 +72,65 @@ def test_a_version_that_the_device_has_no_memory_for_is_refused(store: Store, st
             service.client.promote(other)
         assert service.client.rank(1, [7]).version == serving
         assert np.array_equal(ranked(service), before)
+
+
+def test_a_version_whose_run_fails_is_refused_and_may_be_tried_again(store: Store, stocked_url, device: MemoryDevice):
+    """It is not taken for the device's failure: what serves goes on."""
+    with running(make_settings(store.folder, stocked_url, device="cuda")) as service:
+        before = ranked(service)
+        device.errors = [RuntimeError("CUBLAS failure 3")]
+        with pytest.raises(
+            ClientError, match=r"cannot be served: runs of .* candidates fail: CUBLAS failure 3"
+        ) as caught:
+            service.client.promote(store.old.name)
+        assert caught.value.status == 422
+        assert service.replica.failure is None
+        assert np.array_equal(ranked(service), before)
+        service.client.promote(store.old.name)
+        assert service.client.rank(1, [7]).version == store.old.name
+
+
+def test_a_device_that_fails_in_a_promotion_is_named(store: Store, stocked_url, device: MemoryDevice):
+    """By the answer, as what is worth another try elsewhere."""
+    with running(make_settings(store.folder, stocked_url, device="cuda")) as service:
+        device.broken = True
+        answer = service.http.post("/v1/models/qin/promote", json={"version": store.old.name})
+        device.broken = False
+        assert answer.status_code == 503
+        assert "the device that scores failed: the GPU failed: an illegal memory access" in answer.json()["detail"]
+        assert service.client.rank(1, [7]).version == store.new.name
+
+
+def fail_once(device: MemoryDevice, monkeypatch: pytest.MonkeyPatch, lasting: bool) -> None:
+    """Let the first version that is opened find no page-locked memory."""
+    page_locked, errors = device.page_locked, [DeviceError("cudaHostAlloc: other (2)", lasting=lasting)]
+
+    def locked(num_bytes: int) -> np.ndarray:
+        if errors:
+            raise errors.pop()
+        return page_locked(num_bytes)
+
+    monkeypatch.setattr(device, "page_locked", locked)
+
+
+def test_at_start_the_next_version_is_tried_where_the_device_goes_on(
+    store: Store, stocked_url, device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+):
+    """And the service says why the newest does not serve."""
+    fail_once(device, monkeypatch, lasting=False)
+    with running(make_settings(store.folder, stocked_url, device="cuda")) as service:
+        assert service.client.rank(1, [7]).version == store.old.name
+        assert "cannot be loaded: cudaHostAlloc: other (2)" in service.client.models().models[0].problem
+
+
+def test_at_start_no_other_version_is_tried_where_the_device_failed(
+    store: Store, stocked_url, device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+):
+    """It would fail too."""
+    fail_once(device, monkeypatch, lasting=True)
+    settings = make_settings(store.folder, stocked_url, device="cuda")
+    with pytest.raises(StartError, match=r"^cudaHostAlloc: other \(2\)$"), running(settings):
+        pass
 
 
 def test_a_device_that_fails_ends_the_service(store: Store, stocked_url, device: MemoryDevice):
