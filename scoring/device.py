@@ -81,8 +81,8 @@ def open_fused(
     Parameters
     ----------
     ops
-        The graph's fused operations, such as `qin.QuadraticTower`. A graph that kernels refuse is opened without them,
-        on CUDA only where an operation itself refused it: what else fails there passes, but slow it would stay.
+        The graph's fused operations, such as `qin.QuadraticTower`. A graph that kernels refuse is opened without
+        them, on CUDA only where an operation itself refused it: other errors pass, and slow it would stay.
 
     Returns
     -------
