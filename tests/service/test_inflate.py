@@ -34,7 +34,7 @@ def test_the_limit_itself_passes(compress):
         inflate(compress(b" " * (_LIMIT + 1)), "deflate", _LIMIT)
 
 
-@pytest.mark.parametrize("follows", [b"x", b"\0", gzip.compress(b"{}")])
+@pytest.mark.parametrize("follows", [b"x", b"\0", gzip.compress(b"{}")], ids=["text", "zero", "another"])
 def test_what_follows_the_end_is_refused(follows):
     """Nothing is passed over in silence, not even a second body."""
     with pytest.raises(InvalidError, match="goes on after the end"):
