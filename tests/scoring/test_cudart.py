@@ -24,6 +24,12 @@ from tests.scoring.memory_device import SMALL
 SOURCE = Path(__file__).with_name("cudart.cpp")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_of_others() -> None:
+    """Free what errors of earlier tests hold: memory and streams are counted."""
+    gc.collect()
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The emulated runtime, compiled."""

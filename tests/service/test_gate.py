@@ -27,8 +27,9 @@ CANDIDATES = range(NUM_ITEMS)
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every request is kept, so that a test need not wait."""
+    """Every request is kept, so that a test need not wait, and all of them are scored."""
     monkeypatch.setattr("service.recent._EVERY_S", 0.0)
+    monkeypatch.setattr("service.gate._MOST_SCORES", 100_000)
 
 
 @pytest.fixture
