@@ -37,6 +37,15 @@ _SCORED_AT_ONCE = 256
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Some users' candidates that are scored together."""
+
+    candidates: NDArray[np.int64]  # (U, N)
+    histories: Sequence[NDArray[np.int64]]  # U times (k,)
+    levels: NDArray[np.int64]  # (U, N, 2)
+
+
 class PromotionGate:
     """Compares a loaded version with the one that serves.
 
@@ -71,7 +80,7 @@ class PromotionGate:
         requests: list[RecentRequest] = []
         with contextlib.suppress(*REDIS_ERRORS):
             requests = await self._recent.read()
-        runs = await self._in_thread(plan_runs, requests, _MOST_SCORES) if requests else []
+        runs = await self._in_thread(sampled_runs, requests, _MOST_SCORES) if requests else []
         scores, serving_scores = await self._score(version, serving, runs)
         psi = stability_index(serving_scores, scores) if len(scores) >= _FEWEST_SCORES else None
         reasons = [
@@ -100,7 +109,7 @@ class PromotionGate:
             self._thread.shutdown()
 
     async def _score(
-        self, version: ServingVersion, serving: ServingVersion, runs: "Sequence[Run]"
+        self, version: ServingVersion, serving: ServingVersion, runs: Sequence[Run]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return (n,) all scores of either version; neither where there are too few to compare."""
         nothing = np.zeros(0, np.float32)
@@ -144,16 +153,7 @@ def stated_auc(manifest: Manifest) -> float | None:
     return auc + measured.auc - measured.auc_float32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """Some users' candidates that are scored together."""
-
-    candidates: NDArray[np.int64]  # (U, N)
-    histories: Sequence[NDArray[np.int64]]  # U times (k,)
-    levels: NDArray[np.int64]  # (U, N, 2)
-
-
-def plan_runs(requests: Sequence[RecentRequest], most: int) -> list[Run]:
+def sampled_runs(requests: Sequence[RecentRequest], most: int) -> list[Run]:
     """Put requests of the same number of candidates into runs, about `most` candidates in all.
 
     Of large requests some candidates are left out, and where that is not enough some requests are, both evenly.
