@@ -3,12 +3,15 @@
 import functools
 import logging
 import threading
-from collections.abc import Collection
+import weakref
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnxruntime as ort
 
+from contract.graphfile import Weight, without_weights
 from kernels.cuda_library import CudaKernelLibrary, find_cuda_library
 from kernels.library import KernelLibrary, find_library
 from scoring.accelerator import Provider
@@ -21,6 +24,9 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 BODY = "function body"
 """What an operation runs by that no kernel was found for: the standard operations in the graph itself."""
+
+_HELD_IN: Mapping[int, str] = {1: "f4", 2: "u1", 3: "i1", 10: "f2", 16: "u2"}
+"""What numpy holds weights in, by `TensorProto.DataType`: float, uint8, int8, float16 and bfloat16."""
 
 _OPENING = threading.Lock()
 """Held while a session opens whose kernels are counted: the library counts them for the whole process."""
@@ -124,6 +130,9 @@ def why_unfused(provider: str = CPU) -> str:
 
 def _open(graph: bytes, provider: Provider, options: ort.SessionOptions) -> ort.InferenceSession:
     name, given = provider
+    weights: list[ort.OrtValue] = []
+    if name == CPU:
+        graph, weights = _apart(graph, options)
     # ONNX Runtime's own way out of an error is to try another provider.
     strict = {} if name == CPU else {"provider_options": [dict(given)], "enable_fallback": False}
     try:
@@ -135,7 +144,29 @@ def _open(graph: bytes, provider: Provider, options: ort.SessionOptions) -> ort.
         raise DeviceError(f"{name} was asked for, but {running} runs: is the GPU's driver installed?")
     if name != CPU:
         session.disable_fallback()
+    if weights:
+        weakref.finalize(session, weights.clear).atexit = False  # the session only borrows them
     return session
+
+
+def _apart(graph: bytes, options: ort.SessionOptions) -> tuple[bytes, list[ort.OrtValue]]:
+    """Return a graph without its weights, which go into the options; they must live as long as the session.
+
+    ONNX Runtime parses and copies what is in a graph while it holds the interpreter, for 10 ms at the paper's size.
+    """
+    try:
+        small, weights = without_weights(graph, _HELD_IN)
+        values = {name: _borrowed(weight) for name, weight in weights.items()}
+    except (ValueError, OverflowError):
+        return graph, []  # ONNX Runtime says what is wrong with it
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    return small, list(values.values())
+
+
+def _borrowed(weight: Weight) -> ort.OrtValue:
+    values = np.frombuffer(weight.raw, _HELD_IN[weight.element_type]).reshape(weight.shape).copy()
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(values, weight.element_type)
 
 
 def _options(num_threads: int, provider: str) -> ort.SessionOptions:

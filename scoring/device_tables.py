@@ -68,6 +68,9 @@ class DeviceTables(Tables):
             for spec in self.specs
         ]
 
+    def adjacent(self, rows: NDArray[np.int64]) -> None:
+        """Return None: the host cannot write there."""
+
     def write(self, rows: NDArray[np.int64], values: Mapping[str, NDArray[np.generic]]) -> None:
         """Store values (n, width) of each table in the given (n,) rows, none of which is row 0.
 

@@ -1,5 +1,6 @@
 """Arrays in memory that other processes can map: anonymous files of Linux, gone with whoever holds them last."""
 
+import contextlib
 import itertools
 import mmap
 import os
@@ -16,11 +17,23 @@ Zeros = Callable[[Sequence[int], DTypeLike], NDArray[Any]]
 """Allocates an array of a shape and a type, filled with zeros."""
 
 _ALIGNED = 64
+_HUGE = 2**21
 
 
 def private_zeros(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-    """Return zeros in this process's own memory."""
-    return np.zeros(shape, dtype)
+    """Return zeros in this process's own memory.
+
+    Large ones are unmapped by whoever drops them last while other threads run: numpy's own are while it holds the
+    interpreter, for milliseconds where the pages are many.
+    """
+    size = prod(shape) * np.dtype(dtype).itemsize
+    if size < _HUGE:
+        return np.zeros(shape, dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype, prod(shape)).reshape(shape)
 
 
 def empty_together(kinds: Sequence[tuple[Sequence[int], DTypeLike]]) -> list[NDArray[Any]]:

@@ -74,7 +74,7 @@ class ItemRows:
         self._listeners.append(listener)
 
     def update(self, item_ids: NDArray[np.int64], records: NDArray[Any]) -> None:
-        """Add or replace items: encode, write to free rows, exchange the map.
+        """Add or replace items: encode into free rows, exchange the map.
 
         An item that the encoder makes infinite becomes unknown: in a history it would spoil every score. A level
         that the model does not have counts as level 0.
@@ -88,21 +88,17 @@ class ItemRows:
         """
         if not len(item_ids):
             return
-        encoded, num_unknown = self.scorer.encode(item_ids, records["tags"], records["embedding"])
-        self.num_unknown_tags += num_unknown
-        if not all(np.isfinite(values).all() for values in encoded.values()):
-            finite = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in encoded.values()])
-            self.remove(item_ids[~finite])
-            item_ids, records = item_ids[finite], records[finite]
-            encoded = {name: values[finite] for name, values in encoded.items()}
         rows = self._take_rows(len(item_ids))
-        current = self._current
         try:
-            current.tables.write(rows, encoded)
+            finite = self._encode_into(self._current.tables, rows, item_ids, records)
         except BaseException:
-            with self._free_lock:
-                self._free.extend(rows.tolist())
+            self._give_back(rows)
             raise
+        if not finite.all():
+            self._give_back(rows[~finite])
+            self.remove(item_ids[~finite])
+            rows, item_ids, records = rows[finite], item_ids[finite], records[finite]
+        current = self._current
         current.levels_table[rows] = self._known_levels(records)
         index = current.index
         self._publish(current.tables, current.levels_table, index.updated(item_ids, rows), index.rows(item_ids))
@@ -112,6 +108,25 @@ class ItemRows:
         index = self._current.index
         gone = index.rows(np.unique(item_ids))
         self._publish(self._current.tables, self._current.levels_table, index.without(item_ids), gone)
+
+    def _encode_into(
+        self, tables: Tables, rows: NDArray[np.int64], item_ids: NDArray[np.int64], records: NDArray[Any]
+    ) -> NDArray[np.bool_]:
+        """Encode items into free rows, and return (n,) which of them are finite.
+
+        Adjacent rows, as those of a new catalogue are, are written by the encoder itself: what is copied is copied
+        while other threads wait for the interpreter.
+        """
+        there = tables.adjacent(rows)
+        encoded, num_unknown = self.scorer.encode(item_ids, records["tags"], records["embedding"], there)
+        self.num_unknown_tags += num_unknown
+        if there is None:
+            tables.write(rows, encoded)
+        if all(np.isfinite(values).all() for values in encoded.values()):
+            return np.ones(len(rows), dtype=bool)
+        by_row = [np.isfinite(values).all(axis=1) for values in encoded.values()]
+        finite: NDArray[np.bool_] = np.logical_and.reduce(by_row)
+        return finite
 
     def _known_levels(self, records: NDArray[Any]) -> NDArray[np.int64]:
         levels = np.stack([records["likes_level"], records["views_level"]], axis=1).astype(np.int64)
@@ -125,6 +140,10 @@ class ItemRows:
             self._grow(int((self._current.tables.capacity + short) * _HEADROOM))
         with self._free_lock:
             return np.array([self._free.popleft() for _ in range(count)], dtype=np.int64)
+
+    def _give_back(self, rows: NDArray[np.int64]) -> None:
+        with self._free_lock:
+            self._free.extend(rows.tolist())
 
     def _grow(self, capacity: int) -> None:
         """Go on with copies of the tables that have more rows; runs under way keep the ones that they hold."""

@@ -4,8 +4,10 @@ Shapes: U users, N candidates of each, H history length, n items, T tag slots, F
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from contract.bundle import EXPLAIN, ITEM_ENCODER, RANKER, Bundle
@@ -22,7 +24,7 @@ from scoring.tables import Tables
 
 _ENCODE_AT_ONCE = 1024
 
-Encoded = dict[str, NDArray[np.generic]]
+Encoded = Mapping[str, NDArray[Any]]
 
 
 class Scorer:
@@ -39,7 +41,7 @@ class Scorer:
     require_kernels
         Refuse to run the ranker's fused operations by their bodies.
     encodes
-        Open the item encoder; without it only `score`, `explain` and `verify` with given tables work.
+        Open the item encoder; until it is, only `score`, `explain` and `verify` with given tables work.
     zeros
         Allocates the memory of tables, unless they lie on a GPU.
     gpu
@@ -78,10 +80,12 @@ class Scorer:
         if require_kernels and (not self._kernels or BODY in self._kernels.values()):
             unfused = [op for op, runs_by in self._kernels.items() if runs_by == BODY]
             raise KernelError(unfused, why_unfused(self.provider))
-        self._encoder = open_session(bundle.graph(ITEM_ENCODER), "cpu", 1, keeps_memory=False) if encodes else None
+        self._encoder: ort.InferenceSession | None = None
         self._explainer: Runner | None = None
         self._vocabulary = IdIndex(bundle.vocabulary[1:], np.arange(1, len(bundle.vocabulary)))
         self._check_interface()
+        if encodes:
+            self.open_encoder()
 
     @property
     def num_threads(self) -> int:
@@ -103,6 +107,10 @@ class Scorer:
         """Why the device will never score again in this process, or None."""
         return self._ranker.failure
 
+    def open_encoder(self) -> None:
+        """Open the item encoder, whose runs take one thread; raises GraphError."""
+        self._encoder = open_session(self.bundle.graph(ITEM_ENCODER), "cpu", 1, keeps_memory=False)
+
     def new_tables(self, capacity: int) -> Tables:
         """Return empty tables for `capacity` rows, row 0 included; raises DeviceMemoryError on a GPU that is full."""
         if self._share is not None:
@@ -117,7 +125,11 @@ class Scorer:
         return larger
 
     def encode(
-        self, item_ids: NDArray[np.int64], tags: NDArray[np.integer], embedding: NDArray[np.float32]
+        self,
+        item_ids: NDArray[np.int64],
+        tags: NDArray[np.integer],
+        embedding: NDArray[np.float32],
+        into: Encoded | None = None,
     ) -> tuple[Encoded, int]:
         """Return each item's row in every table, and how many tags the vocabulary does not hold.
 
@@ -129,15 +141,15 @@ class Scorer:
             (n, T), 0 is no tag; unknown tags are dropped.
         embedding
             (n, F).
+        into
+            What to write to and return, (n, width) of each table; None: new arrays.
         """
         assert self._encoder is not None
         rows = self._vocabulary.rows(item_ids)
         unknown = (tags < 0) | (tags >= self.features.num_tags)
         known_tags = np.where(unknown, 0, tags).astype(np.int64)
         embedding = np.ascontiguousarray(embedding, dtype=np.float32)
-        specs = self.bundle.manifest.tables
-        arrays = empty_together([((len(rows), spec.width), spec.dtype) for spec in specs])
-        encoded = {spec.name: values for spec, values in zip(specs, arrays, strict=True)}
+        encoded = self._empty(len(rows)) if into is None else into
         for start in range(0, len(rows), _ENCODE_AT_ONCE):
             some = slice(start, start + _ENCODE_AT_ONCE)
             inputs: Encoded = {"vocabulary_row": rows[some], "tags": known_tags[some], "embedding": embedding[some]}
@@ -220,6 +232,11 @@ class Scorer:
         history = np.zeros((1, self.features.history_length), dtype=np.int64)
         for count in num_candidates:
             self.score(tables, np.zeros((1, count), np.int64), history, np.zeros((1, count, 2), np.int64))
+
+    def _empty(self, count: int) -> Encoded:
+        specs = self.bundle.manifest.tables
+        arrays = empty_together([((count, spec.width), spec.dtype) for spec in specs])
+        return {spec.name: values for spec, values in zip(specs, arrays, strict=True)}
 
     def _open_ranker(self) -> tuple[Runner, Mapping[str, str]]:
         graph, ops = self.bundle.graph(RANKER), self.bundle.manifest.qin_ops

@@ -50,6 +50,13 @@ class Tables:
         """(capacity, width) the values of each table, in the order of the specs."""
         return list(self._host.values())
 
+    def adjacent(self, rows: NDArray[np.int64]) -> Mapping[str, NDArray[Any]] | None:
+        """Return the memory of (n,) rows, (n, width) of each table, to be written to; None where it is scattered."""
+        first, after = int(rows[0]), int(rows[0]) + len(rows)
+        if not np.array_equal(rows, np.arange(first, after)):
+            return None
+        return {name: table[first:after] for name, table in self._host.items()}
+
     def write(self, rows: NDArray[np.int64], values: Mapping[str, NDArray[np.generic]]) -> None:
         """Store values (n, width) of each table in the given (n,) rows, none of which is row 0."""
         assert rows.min(initial=1) >= 1

@@ -1,11 +1,14 @@
 """How the C library gives memory back: a service that swaps models for months must not grow."""
 
 import ctypes
+import threading
+import weakref
 from collections.abc import Callable
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 _LARGE = 2**20
 _NUM_ARENAS = 2
+_SOON_S = 0.1
 
 
 def settle() -> None:
@@ -20,6 +23,20 @@ def settle() -> None:
     mallopt(_ARENA_MAX, _NUM_ARENAS)
     mallopt(_MMAP_THRESHOLD, _LARGE)
     mallopt(_TRIM_THRESHOLD, _LARGE)
+
+
+def give_back_after(owner: object) -> None:
+    """Give the system the memory of what goes with `owner`, once nobody, such as a request in flight, holds that.
+
+    What it refers to is freed after whoever waits for its end is told of it: hence a moment later.
+    """
+    weakref.finalize(owner, _give_back_soon).atexit = False
+
+
+def _give_back_soon() -> None:
+    timer = threading.Timer(_SOON_S, give_back)
+    timer.daemon = True
+    timer.start()
 
 
 def give_back() -> None:

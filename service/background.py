@@ -71,13 +71,16 @@ class BackgroundScorer:
     ----------
     version
         A loaded version; its tables are read, not copied.
+    shares
+        Use the version's own session in any case: opening another one costs those who ask meanwhile more than a few
+        short runs do.
     """
 
-    def __init__(self, version: ServingVersion) -> None:
+    def __init__(self, version: ServingVersion, *, shares: bool = False) -> None:
         self.name = version.name
         self._rows = version.rows
         self._scorer = version.scorer
-        if self._scorer.provider == CPU and self._scorer.num_threads != 1:
+        if not shares and self._scorer.provider == CPU and self._scorer.num_threads != 1:
             with contextlib.suppress(BundleError):
                 self._scorer = Scorer(self._scorer.bundle, "cpu", 1, encodes=False)
 

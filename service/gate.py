@@ -31,8 +31,9 @@ _MOST_SCORES = 512
 """Of so many it is 0.04 in the mean and below 0.09: more would cost those who ask meanwhile, and tell nothing."""
 _LEAST_OF_EACH = 16
 """Candidates of a request that has more than can be scored: fewer would cost as much, for each user's history."""
-_SCORED_AT_ONCE = 256
-"""Candidates in one run: so few that a run is over in a moment, so many that what is around it costs little."""
+_SCORED_AT_ONCE = 128
+"""Candidates in one run: so few that a request which comes meanwhile waits for a moment, so many that what is around
+a run costs little."""
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +80,7 @@ class PromotionGate:
         auc, serving_auc = stated_auc(manifest), stated_auc(serving_manifest)
         requests: list[RecentRequest] = []
         with contextlib.suppress(*REDIS_ERRORS):
-            requests = await self._recent.read()
+            requests = await self._recent.read(lambda lengths: evenly(lengths, _MOST_SCORES))
         runs = await self._in_thread(sampled_runs, requests, _MOST_SCORES) if requests else []
         scores, serving_scores = await self._score(version, serving, runs)
         psi = stability_index(serving_scores, scores) if len(scores) >= _FEWEST_SCORES else None
@@ -158,11 +159,10 @@ def sampled_runs(requests: Sequence[RecentRequest], most: int) -> list[Run]:
 
     Of large requests some candidates are left out, and where that is not enough some requests are, both evenly.
     """
-    share = max(_LEAST_OF_EACH, most // len(requests))
-    num_candidates = sum(min(share, len(each.candidates)) for each in requests)
-    count = math.ceil(len(requests) * min(1.0, most / num_candidates))
+    share = _share(len(requests), most)
     by_length: dict[int, list[RecentRequest]] = {}
-    for request in (thinned(requests[i * len(requests) // count], share) for i in range(count)):
+    for i in evenly([len(each.candidates) for each in requests], most):
+        request = thinned(requests[i], share)
         by_length.setdefault(len(request.candidates), []).append(request)
     return [
         Run(
@@ -175,9 +175,22 @@ def sampled_runs(requests: Sequence[RecentRequest], most: int) -> list[Run]:
     ]
 
 
+def evenly(lengths: Sequence[int], most: int) -> list[int]:
+    """Return the positions of requests with so many candidates each that go into runs of about `most` in all."""
+    share = _share(len(lengths), most)
+    num_candidates = sum(min(share, length) for length in lengths)
+    count = math.ceil(len(lengths) * min(1.0, most / max(1, num_candidates)))
+    return [i * len(lengths) // count for i in range(count)]
+
+
+def _share(num_requests: int, most: int) -> int:
+    """Return how many candidates of a request are scored, if it has more."""
+    return max(_LEAST_OF_EACH, most // max(1, num_requests))
+
+
 def score_all(version: ServingVersion, runs: Sequence[Run]) -> NDArray[np.float32]:
     """Return (n,) the scores of all candidates of all runs, one after the other."""
-    scorer = BackgroundScorer(version)
+    scorer = BackgroundScorer(version, shares=True)
     return np.concatenate([scorer.score(run.candidates, run.histories, run.levels).ravel() for run in runs])
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from service.mirror import Mirror
 from service.serving import ServingVersion
 from service.version import LoadedVersion
 
-_LOOK_AT = 1000
+_LOOK_AT = 256
 """Stored items whose layout a version is checked against."""
 
 _log = structlog.get_logger(__name__)
@@ -77,7 +78,9 @@ class Loader:
         bundle = await loop.run_in_executor(self._reading, read_version, name, self._options)
         sample = self._mirror.values_of(self._mirror.some(_LOOK_AT))
         await loop.run_in_executor(self._reading, check_fits, bundle.manifest.features, sample, serving)
-        scorer = await loop.run_in_executor(self._opening, open_scorer, bundle, self._options)
+        opening = functools.partial(open_scorer, bundle, self._options, encodes=False)
+        scorer = await loop.run_in_executor(self._opening, opening)
+        await loop.run_in_executor(self._encoding, scorer.open_encoder)
         await loop.run_in_executor(self._encoding, scorer.verify)
         version = await loop.run_in_executor(self._encoding, LoadedVersion, scorer, self._mirror)
         try:
@@ -88,10 +91,6 @@ class Loader:
             await version.close()
             raise
         return version
-
-    async def give_back(self) -> None:
-        """Give the system the memory of versions that were freed."""
-        await asyncio.get_running_loop().run_in_executor(self._encoding, allocator.give_back)
 
     def close(self) -> None:
         """End the threads once they are idle."""
@@ -129,6 +128,7 @@ def open_scorer(bundle: Bundle, options: LoadOptions, *, encodes: bool = True) -
         zeros=options.zeros,
         gpu=options.gpu,
     )
+    allocator.give_back_after(scorer)
     _log.info(
         "version loaded",
         version=bundle.version,

@@ -1,7 +1,9 @@
 """A few recent requests, kept in Redis, by which a new version is compared with the one that serves."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +21,9 @@ _EVERY_S = 1.0
 _MOST_CANDIDATES = 256
 _LEVEL = np.dtype(np.int8)
 _ID = np.dtype("<i8")
+
+Choose = Callable[[Sequence[int]], Sequence[int]]
+"""Given how many candidates each request has, newest first, returns the positions of those that are wanted."""
 
 _log = structlog.get_logger(__name__)
 
@@ -74,13 +79,13 @@ class RecentRequests:
             request = RecentRequest(query.user_id, query.candidates, ranking.history, ranking.levels)
             self._writing = asyncio.create_task(self._write(request), name="recent requests")
 
-    async def read(self) -> list[RecentRequest]:
-        """Return what is kept, newest first; errors of Redis pass through."""
+    async def read(self, choose: Choose | None = None) -> list[RecentRequest]:
+        """Return what is kept, or what is chosen of it, newest first; errors of Redis pass through."""
         if not self._most:
             return []
         entries: Any = await self._redis.xrevrange(self._key, count=self._most)
         values = [fields.get(b"r", b"") for _, fields in entries]
-        return await asyncio.to_thread(lambda: [request for value in values if (request := _restored(value))])
+        return await asyncio.to_thread(_chosen, values, choose or _all)
 
     async def aclose(self) -> None:
         """End what is being written."""
@@ -101,6 +106,23 @@ def thinned(request: RecentRequest, most: int) -> RecentRequest:
     return replace(request, candidates=request.candidates[::step], levels=request.levels[::step])
 
 
+def _all(lengths: Sequence[int]) -> Sequence[int]:
+    return range(len(lengths))
+
+
+def _chosen(values: Sequence[bytes], choose: Choose) -> list[RecentRequest]:
+    """Unpack those that are chosen: arrays cost more than to see how long each is."""
+    stored = [each for value in values if (each := _decoded(value))]
+    chosen = choose([len(each.candidates) // _ID.itemsize for each in stored])
+    return [request for position in chosen if (request := _restored(stored[position]))]
+
+
+def _decoded(value: bytes) -> _Stored | None:
+    with contextlib.suppress(msgspec.DecodeError):
+        return _decode(value)
+    return None
+
+
 def _stored(request: RecentRequest) -> bytes:
     """Pack a request; of one with very many candidates some are left out."""
     kept = thinned(request, _MOST_CANDIDATES)
@@ -113,15 +135,14 @@ def _stored(request: RecentRequest) -> bytes:
     return _encode(stored)
 
 
-def _restored(value: bytes) -> RecentRequest | None:
+def _restored(stored: _Stored) -> RecentRequest | None:
     """Unpack a request; None where it is none that can be scored, so that what another release wrote stops nobody."""
     try:
-        stored = _decode(value)
         candidates, history = (
             np.frombuffer(ids, _ID).astype(np.int64) for ids in (stored.candidates, stored.history)
         )
         levels = np.frombuffer(stored.levels, _LEVEL).astype(np.int64).reshape(len(candidates), 2)
-    except (msgspec.DecodeError, ValueError):
+    except ValueError:
         return None
     if not 0 < len(candidates) <= _MOST_CANDIDATES or levels.min() < 0:
         return None

@@ -105,8 +105,6 @@ class Swapper:
         unused = [name for name, version in self._loaded.items() if version not in used]
         for name in unused:
             await self._drop(name)
-        if unused:
-            await self._loader.give_back()
 
     async def _drop(self, name: str) -> None:
         version = self._loaded.pop(name)

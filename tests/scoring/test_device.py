@@ -1,22 +1,26 @@
 """What runs a graph's fused operations: kernels where there are some for it, and its own bodies elsewhere."""
 
 import contextlib
+import gc
 import logging
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import parser
 
-from contract.bundle import RANKER, Bundle, read_bundle
+from contract.bundle import ITEM_ENCODER, RANKER, Bundle, read_bundle
+from contract.graphfile import Weight
 from export.exporter import export_model
 from kernels.library import KernelLibrary, find_library
 from kernels.sources import SOURCES
-from scoring.device import BODY, CUDA, open_fused, open_session
+from scoring.device import BODY, CUDA, _borrowed, open_fused, open_session
 from scoring.errors import GraphError, KernelError
 from scoring.scorer import Scorer
 from tests.fakes import make_bundle, make_items, make_trained
@@ -236,3 +240,45 @@ def test_bytes_that_are_no_graph_are_an_error_with_the_library_too(library: Kern
     """What fails with kernels and without them is the graph's fault."""
     with pytest.raises(GraphError, match="refuses the graph"):
         open_fused(b"not a graph", OPS, "cpu", 1)
+
+
+def test_a_session_with_its_weights_apart_computes_the_same(bundle: Bundle) -> None:
+    """ONNX Runtime is given weights beside the graph: the encoder's rows are those of the graph as published."""
+    graph, golden = bundle.graph(ITEM_ENCODER), bundle.golden
+    inputs = {
+        "vocabulary_row": np.arange(len(golden.item_id)) % len(bundle.vocabulary),
+        "tags": golden.tags.astype(np.int64) % bundle.manifest.features.num_tags,
+        "embedding": golden.embedding,
+    }
+    apart, whole = open_session(graph, "cpu", 1), ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    for one, other in zip(apart.run(None, inputs), whole.run(None, inputs), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_weights_live_as_long_as_their_session(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session only borrows them; they go with it, not before and not later."""
+    values: list[weakref.ref[object]] = []
+
+    def borrowed(weight: Weight) -> ort.OrtValue:
+        value = _borrowed(weight)
+        values.append(weakref.ref(value))
+        return value
+
+    monkeypatch.setattr("scoring.device._borrowed", borrowed)
+    session = open_session(bundle.graph(RANKER), "cpu", 1)
+    gc.collect()
+    assert values
+    assert all(value() is not None for value in values)
+    del session
+    gc.collect()
+    assert all(value() is None for value in values)
+
+
+@pytest.mark.parametrize("dimension", [7, 2**40, 2**63])
+def test_weights_of_another_size_are_the_graphs_error(bundle: Bundle, dimension: int) -> None:
+    """A shape that its numbers do not fill is refused by ONNX Runtime, whoever reads them."""
+    model = onnx.load_from_string(bundle.graph(ITEM_ENCODER))
+    tensor = next(each for each in model.graph.initializer if len(each.raw_data) >= 1024)
+    tensor.dims[0] = dimension if dimension < 2**63 else dimension - 2**64
+    with pytest.raises(GraphError, match="refuses the graph"):
+        open_session(model.SerializeToString(), "cpu", 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scoring.memory import SharedMemory, empty_together, map_block
+from scoring.memory import SharedMemory, empty_together, map_block, private_zeros
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs memfd_create")
 
@@ -79,3 +79,30 @@ def test_arrays_that_lie_together_do_not_overlap() -> None:
         array[...] = number
         assert array.ctypes.data % 8 == 0
     assert [set(array.ravel().tolist()) for array in arrays] == [{0}, set(), {2}, {3}]
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1000, 700), (0, 5), (2**20 + 1,)])
+def test_private_zeros_are_zeros_of_the_shape_and_type(shape: tuple[int, ...]) -> None:
+    """Whether they lie in numpy's own memory or in a mapping that ends with them."""
+    array = private_zeros(shape, "float32")
+    assert (array.shape, array.dtype, array.any()) == (shape, np.float32, False)
+    array[...] = 1
+    assert array.sum() == array.size
+    assert array.ctypes.data % 8 == 0
+
+
+def test_large_private_zeros_are_unmapped_with_the_last_who_holds_them() -> None:
+    """A view keeps them, and nothing else does."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    before = resident()
+    array = private_zeros((2**24,), "float64")
+    array[...] = 1
+    view = array[5:]
+    del array
+    assert resident() - before > 2**26
+    assert view[0] == 1
+    del view
+    assert resident() - before < 2**25

@@ -39,6 +39,13 @@ def embedding_part(rows: ItemRows, scorer: Scorer, item: int) -> np.ndarray:
         return view.tables._host["target"][row[0]].copy()
 
 
+def row_of(rows: ItemRows, item: int) -> np.ndarray:
+    """All that the tables hold of an item."""
+    with rows.view() as view:
+        row = view.rows(np.array([item]))[0]
+        return np.concatenate([table[row] for table in view.tables.arrays])
+
+
 def encoded(scorer: Scorer, item: int, value: float) -> np.ndarray:
     return scorer.encode(np.array([item]), np.zeros((1, 5), int), np.full((1, 8), value, np.float32))[0]["target"][0]
 
@@ -88,7 +95,10 @@ def test_rows_are_used_again_once_nobody_sees_them(scorer: Scorer) -> None:
     assert rows.num_free_rows == capacity - 2
 
 
-def test_rows_that_could_not_be_written_are_free_again(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("owner", "name"), [(Tables, "write"), (Scorer, "encode")])
+def test_rows_that_could_not_be_written_are_free_again(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
     """Or tables would grow by each try."""
     rows = ItemRows(scorer, capacity=4)
     free = rows.num_free_rows
@@ -97,7 +107,8 @@ def test_rows_that_could_not_be_written_are_free_again(scorer: Scorer, monkeypat
         raise OSError("the device is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Tables, "write", fail)
+        patched.setattr(Tables, "adjacent", lambda *_: None)
+        patched.setattr(owner, name, fail)
         with pytest.raises(OSError, match="the device is away"):
             put(rows, {1: 1.0, 2: 2.0})
     assert (len(rows), rows.num_free_rows) == (0, free)
@@ -202,14 +213,29 @@ def test_scores_under_updates_are_old_or_new(scorer: Scorer) -> None:
 
 
 def test_an_item_that_overflows_is_unknown(scorer: Scorer) -> None:
-    """Features that the encoder makes infinite never reach a table, and an earlier row of the item goes."""
+    """Of features that the encoder makes infinite no row is ever seen, and an earlier row of the item goes."""
     rows = ItemRows(scorer)
+    free = rows.num_free_rows
     put(rows, {1: 1.0, 2: 2.0})
     put(rows, {1: 3e38, 2: 1.5})
     with rows.view() as view:
         assert (view.rows(np.array([1, 2])) > 0).tolist() == [False, True]
     put(rows, {2: 3e38})
     assert len(rows) == 0
+    assert rows.num_free_rows == free
+
+
+def test_items_are_the_same_in_adjacent_rows_and_in_scattered_ones(scorer: Scorer) -> None:
+    """The encoder writes the former itself; the latter, which updates leave, are copied."""
+    items = {item_id: float(item_id) for item_id in range(2, 40)}
+    adjacent, scattered = ItemRows(scorer, capacity=100), ItemRows(scorer, capacity=100)
+    put(adjacent, items)
+    scattered._free.rotate(7)
+    scattered._free.reverse()
+    put(scattered, items)
+    for item_id in items:
+        np.testing.assert_array_equal(row_of(adjacent, item_id), row_of(scattered, item_id))
+    assert row_of(adjacent, 2).any()
 
 
 def test_a_level_that_the_model_lacks_counts_as_level_0(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What is told to all replicas in one hash: each change by one command, or refused for what changed meanwhile."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import redis
@@ -120,6 +120,14 @@ def test_recent_requests_take_no_more_room_than_they_may(
             recent.note(make_served(5000, user_id=user))
             assert recent._writing is not None
             await recent._writing
+        lengths: list[int] = []
+
+        def choose(of: Sequence[int]) -> Sequence[int]:
+            lengths.extend(of)
+            return [0, 2]
+
+        assert [request.user_id for request in await recent.read(choose)] == [9, 7]
+        assert lengths == [250] * 3
         return [request.user_id for request in await recent.read()]
 
     async def main() -> list[int]:

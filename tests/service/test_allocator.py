@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -68,3 +69,20 @@ def test_holes_go_back_to_the_system():
     """What is free below a block that is still in use, where the heap cannot shrink, is given back too."""
     ran = subprocess.run([sys.executable, "-c", _HOLES], capture_output=True, text=True, check=True)
     assert int(ran.stdout) > 100 * 2**20
+
+
+def test_memory_goes_back_once_its_owner_is_freed(monkeypatch):
+    """Not before: whoever still holds the owner, as a request in flight does, keeps its memory in use."""
+
+    class Owner:
+        pass
+
+    given_back = threading.Event()
+    monkeypatch.setattr(allocator, "_SOON_S", 0.001)
+    monkeypatch.setattr(allocator, "give_back", given_back.set)
+    owner = held = Owner()
+    allocator.give_back_after(owner)
+    del owner
+    assert not given_back.wait(0.2)
+    del held
+    assert given_back.wait(10)

@@ -1,4 +1,5 @@
 import gc
+import os
 import threading
 import time
 import weakref
@@ -14,6 +15,7 @@ from contract.client import ClientError
 from contract.codec import versions_key
 from scoring.rows import ItemRows
 from scoring.scorer import Scorer
+from service import allocator
 from service.errors import NoVersionError
 from service.version import write_rows
 from tests.fakes import make_bundle
@@ -339,6 +341,31 @@ def test_the_old_version_is_freed(service: Running, store: Store):
         wait_until(lambda: not any(reference() for reference in watched), timeout_s=5)
     finally:
         gc.enable()
+
+
+def test_memory_goes_back_once_the_old_version_is_freed(service: Running, store: Store, monkeypatch):
+    """Not while a request that is still in flight holds it."""
+    held = service.replica.registry.serving
+    old, freed = weakref.ref(held), []
+    monkeypatch.setattr(allocator, "give_back", lambda: freed.append(old() is None))
+    service.client.promote(store.old.name)
+    time.sleep(5 * allocator._SOON_S)
+    assert True not in freed
+    del held
+    wait_until(lambda: True in freed, timeout_s=5)
+
+
+def test_the_item_encoder_is_opened_at_a_low_priority(service: Running, store: Store, monkeypatch):
+    """Its session starts no threads, unlike the ranker's, whose threads have the priority of who opens it."""
+    priorities, open_encoder = [], Scorer.open_encoder
+
+    def opened(scorer: Scorer) -> None:
+        priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        open_encoder(scorer)
+
+    monkeypatch.setattr(Scorer, "open_encoder", opened)
+    service.client.promote(store.old.name)
+    assert priorities == [min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)]
 
 
 def test_a_failed_swap_is_freed_too(own_store: Store, stocked_url):
