@@ -197,8 +197,11 @@ class Mirror(PackedItems):
             suspicious = bucket.is_suspicious(gone, tail)
             if gone and (suspicious or bucket.lost):
                 lost = gone if suspicious else gone & bucket.lost
-                lost = lost - await self._let_go(number, lost)
-                gone -= lost
+                let_go = await self._let_go(number, lost)
+                # What was written again since the scan is in the log too.
+                stored.update(again := await self._stored_of(let_go))
+                lost = lost - let_go
+                gone -= lost | again.keys()
                 # What was evicted meanwhile is not kept, and so not lost.
                 bucket.lost |= lost & bucket.values.keys()
         except ResponseError as error:
@@ -222,9 +225,7 @@ class Mirror(PackedItems):
         """
         stored, num_foreign = dict[int, bytes](), 0
         if self.capacity is not None:
-            for ids in batched(held, _READ_AT_ONCE):
-                read = await self._items.read(ids)
-                stored.update((item_id, value) for item_id, value in read.items() if value is not None)
+            stored.update(await self._stored_of(held))
             if self.room <= 0:
                 return stored, 0
         async for page, foreign in self._items.scan(number):
@@ -233,6 +234,14 @@ class Mirror(PackedItems):
             if len(stored) - len(held) >= self.room:
                 break
         return stored, num_foreign
+
+    async def _stored_of(self, item_ids: set[int]) -> dict[int, bytes]:
+        """Return those of the items that are stored now."""
+        stored = dict[int, bytes]()
+        for ids in batched(item_ids, _READ_AT_ONCE):
+            read = await self._items.read(ids)
+            stored.update((item_id, value) for item_id, value in read.items() if value is not None)
+        return stored
 
     def _recount(self) -> None:
         self._degraded = any(bucket.lost or bucket.error for bucket in self._buckets)

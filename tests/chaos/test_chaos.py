@@ -25,7 +25,7 @@ def _marked(scenario: Scenario) -> object:
 def test_nothing_is_wrong_lost_or_stale(scenario: Scenario, world: World, tmp_path: Path) -> None:
     """Whatever happens to Redis, no answer is wrong without saying so, and in the end the mirror equals Redis."""
     outcome = run(scenario, world, tmp_path, length_s=1.2)
-    assert outcome.good, outcome
+    assert outcome.good, f"{outcome.tally.notes}\n{outcome}"
     assert outcome.tally.written > 0
     assert outcome.tally.appended > 0
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -10,6 +11,7 @@ from redis.exceptions import ResponseError
 from structlog.testing import CapturingLogger
 
 from contract.codec import NUM_BUCKETS, items_key, log_key
+from service import log
 from service.connection import connect
 from service.items import Items
 from service.mirror import Mirror
@@ -523,6 +525,31 @@ def test_emptied_and_partly_refilled_keeps_what_is_missing(redis_url):
             wanted = dict.fromkeys(range(1, 290), b"again") | dict.fromkeys(range(290, 300), b"old")
             await eventually(lambda: contents(mirror) == wanted and mirror.num_lost == 10)
             assert mirror.degraded
+
+    run(test)
+
+
+def test_what_is_written_again_while_a_loss_is_looked_into_never_goes(redis_url, monkeypatch):
+    """The log then names an item that the reading just before it missed: it was put, not deleted."""
+    read_since, heard = log.read_since, set[int]()
+
+    async def test() -> None:
+        async with connect(redis_url, 5) as redis:
+            await write(Items(redis), i1=b"old", i65=b"old", i129=b"old")
+        async with following(redis_url) as (mirror, items, redis):
+
+            async def written_before(*arguments: Any) -> list[log.Entry]:
+                monkeypatch.setattr(log, "read_since", read_since)
+                await write(items, i1=b"again", i129=b"again")
+                await items.delete([129])
+                return await read_since(*arguments)
+
+            mirror.subscribe(lambda changed: heard.update(i for i in changed if mirror.get(i) is None))
+            monkeypatch.setattr(log, "read_since", written_before)
+            await redis.flushall()
+            await eventually(lambda: contents(mirror) == {1: b"again", 65: b"old"})
+            assert mirror.num_lost == 1
+        assert heard == {129}
 
     run(test)
 
