@@ -24,7 +24,7 @@ _LEADS_ON: dict[str, dict[int, str]] = {
     "Tensor": {},
 }
 _DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 9, 13, 14
-_GRAPH, _INITIALIZER = 7, 5
+_GRAPH, _NODE, _INPUT, _INITIALIZER = 7, 1, 1, 5
 _ELSEWHERE = bytes((0x6A, 13, 0x0A, 8, *b"location", 0x12, 1, *b"-", 0x70, 1))
 """The fields of a tensor that say so: `external_data {key: "location", value: "-"} data_location: EXTERNAL`."""
 _FEWEST_BYTES = 1024
@@ -60,6 +60,8 @@ class Weight:
 def without_weights(data: bytes, element_types: Collection[int]) -> tuple[bytes, dict[str, Weight]]:
     """Return a serialised model whose large initialisers are said to lie elsewhere, and these by their names.
 
+    Those that no node reads, or whose name occurs twice, stay where they are.
+
     Parameters
     ----------
     element_types
@@ -73,11 +75,16 @@ def without_weights(data: bytes, element_types: Collection[int]) -> tuple[bytes,
     weights: dict[str, Weight] = {}
 
     def slim_graph(graph: memoryview) -> list[bytes | memoryview]:
-        return _rewritten(graph, _INITIALIZER, slim_tensor)
+        movable = _names_that_nodes_read(graph)
+        return _rewritten(graph, _INITIALIZER, lambda tensor: slim_tensor(tensor, movable))
 
-    def slim_tensor(tensor: memoryview) -> list[bytes | memoryview]:
+    def slim_tensor(tensor: memoryview, movable: Collection[bytes]) -> list[bytes | memoryview]:
         name, weight = _weight(tensor)
-        if len(weight.raw) < _FEWEST_BYTES or not name or weight.element_type not in element_types:
+        if (
+            len(weight.raw) < _FEWEST_BYTES
+            or weight.element_type not in element_types
+            or name.encode() not in movable
+        ):
             return [tensor]
         weights[name] = weight
         others = [tensor[start:end] for number, _, start, end in _fields(tensor) if number != _RAW_DATA]
@@ -98,6 +105,30 @@ def _rewritten(
         else:
             parts.append(message[start:end])
     return parts
+
+
+def _names_that_nodes_read(graph: memoryview) -> set[bytes]:
+    """Return the names of initialisers that a node of the graph itself reads and that occur once.
+
+    A runtime may drop the others while it loads the graph, and then know none of that name.
+    """
+    read, once, twice = set[bytes](), set[bytes](), set[bytes]()
+    for number, value, _, _ in _fields(graph):
+        if not isinstance(value, memoryview):
+            continue
+        if number == _NODE:
+            read.update(_texts(value, _INPUT))
+        elif number == _INITIALIZER:
+            names = set(_texts(value, _NAME))
+            twice |= once & names
+            once |= names
+    return read & once - twice
+
+
+def _texts(message: memoryview, wanted: int) -> Iterator[bytes]:
+    for number, value, _, _ in _fields(message):
+        if number == wanted and isinstance(value, memoryview):
+            yield bytes(value)
 
 
 def _weight(tensor: memoryview) -> tuple[str, Weight]:

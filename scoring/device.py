@@ -3,7 +3,6 @@
 import functools
 import logging
 import threading
-import weakref
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
@@ -144,8 +143,7 @@ def _open(graph: bytes, provider: Provider, options: ort.SessionOptions) -> ort.
         raise DeviceError(f"{name} was asked for, but {running} runs: is the GPU's driver installed?")
     if name != CPU:
         session.disable_fallback()
-    if weights:
-        weakref.finalize(session, weights.clear).atexit = False  # the session only borrows them
+    session.weights = weights  # it only borrows them
     return session
 
 

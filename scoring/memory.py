@@ -1,4 +1,7 @@
-"""Arrays in memory that other processes can map: anonymous files of Linux, gone with whoever holds them last."""
+"""Arrays in memory that other processes can map, anonymous files of Linux, or in a process's own.
+
+Either is gone with whoever holds it last.
+"""
 
 import contextlib
 import itertools

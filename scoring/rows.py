@@ -91,17 +91,17 @@ class ItemRows:
         rows = self._take_rows(len(item_ids))
         try:
             finite = self._encode_into(self._current.tables, rows, item_ids, records)
+            if not finite.all():
+                self.remove(item_ids[~finite])
+            used, item_ids = rows[finite], item_ids[finite]
+            current = self._current
+            current.levels_table[used] = self._known_levels(records[finite])
+            index = current.index.updated(item_ids, used)
         except BaseException:
             self._give_back(rows)
             raise
-        if not finite.all():
-            self._give_back(rows[~finite])
-            self.remove(item_ids[~finite])
-            rows, item_ids, records = rows[finite], item_ids[finite], records[finite]
-        current = self._current
-        current.levels_table[rows] = self._known_levels(records)
-        index = current.index
-        self._publish(current.tables, current.levels_table, index.updated(item_ids, rows), index.rows(item_ids))
+        self._give_back(rows[~finite])
+        self._publish(current.tables, current.levels_table, index, current.index.rows(item_ids))
 
     def remove(self, item_ids: NDArray[np.int64]) -> None:
         """Forget items; ids that are not there are ignored."""
@@ -114,8 +114,7 @@ class ItemRows:
     ) -> NDArray[np.bool_]:
         """Encode items into free rows, and return (n,) which of them are finite.
 
-        Adjacent rows, as those of a new catalogue are, are written by the encoder itself: what is copied is copied
-        while other threads wait for the interpreter.
+        Adjacent rows, as those of a new catalogue are, are written by the encoder itself; others are copied to.
         """
         there = tables.adjacent(rows)
         encoded, num_unknown = self.scorer.encode(item_ids, records["tags"], records["embedding"], there)

@@ -22,7 +22,7 @@ class Tables:
     specs
         Name, width and type of each table, from the bundle's manifest.
     capacity
-        Number of rows, row 0 included. Memory that was never written costs nothing on Linux.
+        Number of rows, row 0 included. Pages that were never written cost nothing on Linux.
     zeros
         Allocates the memory.
     """
@@ -51,7 +51,11 @@ class Tables:
         return list(self._host.values())
 
     def adjacent(self, rows: NDArray[np.int64]) -> Mapping[str, NDArray[Any]] | None:
-        """Return the memory of (n,) rows, (n, width) of each table, to be written to; None where it is scattered."""
+        """Return the memory of (n,) rows, (n, width) of each table, to be written to; None where it is scattered.
+
+        There is at least one row, and row 0 is none of them.
+        """
+        assert rows.min() >= 1
         first, after = int(rows[0]), int(rows[0]) + len(rows)
         if not np.array_equal(rows, np.arange(first, after)):
             return None

@@ -1,7 +1,8 @@
 """How the C library gives memory back: a service that swaps models for months must not grow."""
 
+import _thread
 import ctypes
-import threading
+import time
 import weakref
 from collections.abc import Callable
 
@@ -34,9 +35,13 @@ def give_back_after(owner: object) -> None:
 
 
 def _give_back_soon() -> None:
-    timer = threading.Timer(_SOON_S, give_back)
-    timer.daemon = True
-    timer.start()
+    # Whoever frees it, perhaps the event loop, does not wait for the thread to start, as a `threading.Thread` would.
+    _thread.start_new_thread(_give_back_later, ())
+
+
+def _give_back_later() -> None:
+    time.sleep(_SOON_S)
+    give_back()
 
 
 def give_back() -> None:

@@ -1,4 +1,4 @@
-"""Work that nobody waits for, such as scoring: on one core, at a priority that yields to requests."""
+"""Work that nobody waits for, such as scoring, at a priority that yields to requests."""
 
 import contextlib
 import ctypes
@@ -19,6 +19,7 @@ _NICENESS = 10
 """Added to that of the process: low enough a priority to yield the cores to requests, high enough not to starve while
 it holds the interpreter's lock."""
 _NICEST = 19
+_FEW_THREADS = 4
 _SLICE_NS = 10_000_000
 """Longer than any thread's that asks for none, so that each of those takes the core as soon as it wakes. Without it
 Linux lets a thread that runs, however low its priority, go on until its slice of some milliseconds ends."""
@@ -71,16 +72,17 @@ class BackgroundScorer:
     ----------
     version
         A loaded version; its tables are read, not copied.
-    shares
-        Use the version's own session in any case: opening another one costs those who ask meanwhile more than a few
-        short runs do.
+    is_brief
+        Use the version's own session where its runs take few threads: on few cores opening another one costs those
+        who ask meanwhile more than some short runs do. Many threads would wait for this one of lower priority.
     """
 
-    def __init__(self, version: ServingVersion, *, shares: bool = False) -> None:
+    def __init__(self, version: ServingVersion, *, is_brief: bool = False) -> None:
         self.name = version.name
         self._rows = version.rows
         self._scorer = version.scorer
-        if not shares and self._scorer.provider == CPU and self._scorer.num_threads != 1:
+        most_threads = _FEW_THREADS if is_brief else 1
+        if self._scorer.provider == CPU and not 1 <= self._scorer.num_threads <= most_threads:
             with contextlib.suppress(BundleError):
                 self._scorer = Scorer(self._scorer.bundle, "cpu", 1, encodes=False)
 

@@ -190,7 +190,7 @@ def _share(num_requests: int, most: int) -> int:
 
 def score_all(version: ServingVersion, runs: Sequence[Run]) -> NDArray[np.float32]:
     """Return (n,) the scores of all candidates of all runs, one after the other."""
-    scorer = BackgroundScorer(version, shares=True)
+    scorer = BackgroundScorer(version, is_brief=True)
     return np.concatenate([scorer.score(run.candidates, run.histories, run.levels).ravel() for run in runs])
 
 

@@ -1,7 +1,6 @@
 """A few recent requests, kept in Redis, by which a new version is compared with the one that serves."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -114,13 +113,19 @@ def _chosen(values: Sequence[bytes], choose: Choose) -> list[RecentRequest]:
     """Unpack those that are chosen: arrays cost more than to see how long each is."""
     stored = [each for value in values if (each := _decoded(value))]
     chosen = choose([len(each.candidates) // _ID.itemsize for each in stored])
-    return [request for position in chosen if (request := _restored(stored[position]))]
+    return [_restored(stored[position]) for position in chosen]
 
 
 def _decoded(value: bytes) -> _Stored | None:
-    with contextlib.suppress(msgspec.DecodeError):
-        return _decode(value)
-    return None
+    """Return a request; None where it is none that can be scored, so that what another release wrote stops nobody."""
+    try:
+        stored = _decode(value)
+    except msgspec.DecodeError:
+        return None
+    num_candidates, rest = divmod(len(stored.candidates), _ID.itemsize)
+    fits = 0 < num_candidates <= _MOST_CANDIDATES and not rest and not len(stored.history) % _ID.itemsize
+    # Levels are bytes below 128.
+    return stored if fits and len(stored.levels) == 2 * num_candidates and stored.levels.isascii() else None
 
 
 def _stored(request: RecentRequest) -> bytes:
@@ -135,15 +140,7 @@ def _stored(request: RecentRequest) -> bytes:
     return _encode(stored)
 
 
-def _restored(stored: _Stored) -> RecentRequest | None:
-    """Unpack a request; None where it is none that can be scored, so that what another release wrote stops nobody."""
-    try:
-        candidates, history = (
-            np.frombuffer(ids, _ID).astype(np.int64) for ids in (stored.candidates, stored.history)
-        )
-        levels = np.frombuffer(stored.levels, _LEVEL).astype(np.int64).reshape(len(candidates), 2)
-    except ValueError:
-        return None
-    if not 0 < len(candidates) <= _MOST_CANDIDATES or levels.min() < 0:
-        return None
+def _restored(stored: _Stored) -> RecentRequest:
+    candidates, history = (np.frombuffer(ids, _ID).astype(np.int64) for ids in (stored.candidates, stored.history))
+    levels = np.frombuffer(stored.levels, _LEVEL).astype(np.int64).reshape(len(candidates), 2)
     return RecentRequest(stored.user_id, candidates, history, levels)

@@ -21,6 +21,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("store"))
 
 
+def reading(*names: str) -> onnx.NodeProto:
+    """A node that reads all of these."""
+    return helper.make_node("Concat", names, ["joined"], axis=0)
+
+
 def together(small: bytes, weights: dict[str, Weight]) -> onnx.ModelProto:
     """The model with its weights put back."""
     model = onnx.load_from_string(small)
@@ -56,7 +61,7 @@ def test_a_tensor_is_known_by_its_type_and_shape(packed: bool) -> None:
         helper.make_tensor("small", TensorProto.FLOAT, [2], bytes(8), raw=True),
         helper.make_tensor("not raw", TensorProto.FLOAT, [600], [0.5] * 600),
     ]
-    graph = helper.make_graph([], "g", [], [], tensors)
+    graph = helper.make_graph([reading(*(each.name for each in tensors))], "g", [], [], tensors)
     content = helper.make_model(graph).SerializeToString()
     if packed:
         content = content.replace(b"\x08\x02\x08\xac\x02\x10", b"\x0a\x03\x02\xac\x02\x10")
@@ -65,6 +70,17 @@ def test_a_tensor_is_known_by_its_type_and_shape(packed: bool) -> None:
     model = together(small, weights)
     assert [each.name for each in model.graph.initializer] == ["float", "double", "small", "not raw"]
     assert numpy_helper.to_array(model.graph.initializer[3])[0] == 0.5
+
+
+def test_what_a_runtime_might_drop_stays_in_the_graph() -> None:
+    """An initialiser that no node reads, and those that share a name, of which it keeps but one."""
+    names = ["read", "not read", "twice", "twice"]
+    tensors = [helper.make_tensor(name, TensorProto.FLOAT, [600], bytes(2400), raw=True) for name in names]
+    graph = helper.make_graph([reading("read", "twice")], "g", [], [], tensors)
+    content = helper.make_model(graph).SerializeToString()
+    small, weights = without_weights(content, KINDS)
+    assert set(weights) == {"read"}
+    assert together(small, weights) == onnx.load_from_string(content)
 
 
 @settings(max_examples=200, deadline=None)

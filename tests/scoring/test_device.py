@@ -274,6 +274,15 @@ def test_weights_live_as_long_as_their_session(bundle: Bundle, monkeypatch: pyte
     assert all(value() is None for value in values)
 
 
+def test_a_weight_that_nothing_reads_is_no_error(bundle: Bundle) -> None:
+    """ONNX Runtime drops it while it loads the graph, and is not given it then."""
+    model = onnx.load_from_string(bundle.graph(ITEM_ENCODER))
+    unread = model.graph.initializer.add()
+    unread.name, unread.data_type, unread.raw_data = "unread", onnx.TensorProto.FLOAT, bytes(4096)
+    unread.dims.append(1024)
+    open_session(model.SerializeToString(), "cpu", 1)
+
+
 @pytest.mark.parametrize("dimension", [7, 2**40, 2**63])
 def test_weights_of_another_size_are_the_graphs_error(bundle: Bundle, dimension: int) -> None:
     """A shape that its numbers do not fill is refused by ONNX Runtime, whoever reads them."""

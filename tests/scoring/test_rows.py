@@ -95,7 +95,7 @@ def test_rows_are_used_again_once_nobody_sees_them(scorer: Scorer) -> None:
     assert rows.num_free_rows == capacity - 2
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Tables, "write"), (Scorer, "encode")])
+@pytest.mark.parametrize(("owner", "name"), [(Tables, "write"), (Scorer, "encode"), (ItemRows, "_known_levels")])
 def test_rows_that_could_not_be_written_are_free_again(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
 ) -> None:
@@ -223,6 +223,24 @@ def test_an_item_that_overflows_is_unknown(scorer: Scorer) -> None:
     put(rows, {2: 3e38})
     assert len(rows) == 0
     assert rows.num_free_rows == free
+
+
+def test_rows_of_an_update_that_failed_halfway_are_free_again(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where those items of it that overflow were to be removed."""
+    rows = ItemRows(scorer)
+    put(rows, {1: 1.0})
+    free = rows.num_free_rows
+
+    def fail(*_: object) -> None:
+        raise OSError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ItemRows, "remove", fail)
+        with pytest.raises(OSError, match="out of memory"):
+            put(rows, {1: 3e38, 2: 1.0})
+    assert (len(rows), rows.num_free_rows) == (1, free)
 
 
 def test_items_are_the_same_in_adjacent_rows_and_in_scattered_ones(scorer: Scorer) -> None:

@@ -5,11 +5,17 @@ import os
 import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from service.background import background_thread
+from contract.bundle import read_bundle
+from scoring.rows import ItemRows
+from scoring.scorer import Scorer
+from service.background import BackgroundScorer, background_thread
 from service.loader import opening_thread
+from tests.fakes import make_bundle
 
 _SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
 _SLICE_AT = 24  # bytes into `struct sched_attr`
@@ -43,3 +49,18 @@ def test_threads_of_a_session_are_not_started_from_a_background_thread(num_threa
     usual = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     with opening_thread(num_threads) as thread:
         assert priority(thread) == min(usual + lower, 19)
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "is_brief", "shares"),
+    [(1, False, True), (2, False, False), (2, True, True), (4, True, True), (5, True, False), (0, True, False)],
+)
+def test_the_own_session_scores_briefly_where_it_has_few_threads(
+    tmp_path: Path, num_threads: int, is_brief: bool, shares: bool
+) -> None:
+    """Elsewhere another one is opened, whose runs take one thread."""
+    scorer = Scorer(read_bundle(make_bundle(tmp_path)), "cpu", num_threads)
+    version = SimpleNamespace(name="v", scorer=scorer, rows=ItemRows(scorer))
+    background = BackgroundScorer(version, is_brief=is_brief)
+    assert (background._scorer is scorer) == shares
+    assert shares or background._scorer.num_threads == 1
