@@ -1,4 +1,4 @@
-"""What a serialised ONNX graph may not do, lead its reader to another file; and its weights apart from it.
+"""Serialised ONNX graphs: refused where they lead to another file, and taken apart into graph and weights.
 
 A tensor may say that its numbers lie elsewhere, by a path. A bundle's graphs hold all of theirs, so such a path is
 damage or an attack, and it is found before a runtime follows it. The online side has no `onnx`: the messages of
@@ -96,7 +96,7 @@ def without_weights(data: bytes, element_types: Collection[int]) -> tuple[bytes,
 def _rewritten(
     message: memoryview, rewritten: int, rewrite: Callable[[memoryview], list[bytes | memoryview]]
 ) -> list[bytes | memoryview]:
-    """Return the parts of a message in which one field, a message each time, was rewritten."""
+    """Return a message in parts, those fields of it rewritten, each a message, that have the number `rewritten`."""
     parts: list[bytes | memoryview] = []
     for number, value, start, end in _fields(message):
         if number == rewritten and isinstance(value, memoryview):

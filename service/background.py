@@ -20,6 +20,7 @@ _NICENESS = 10
 it holds the interpreter's lock."""
 _NICEST = 19
 _FEW_THREADS = 4
+"""So few that the kernels give each a block of candidates; more would share one, and wait for the slowest."""
 _SLICE_NS = 10_000_000
 """Longer than any thread's that asks for none, so that each of those takes the core as soon as it wakes. Without it
 Linux lets a thread that runs, however low its priority, go on until its slice of some milliseconds ends."""

@@ -80,6 +80,7 @@ class PromotionGate:
         auc, serving_auc = stated_auc(manifest), stated_auc(serving_manifest)
         requests: list[RecentRequest] = []
         with contextlib.suppress(*REDIS_ERRORS):
+            # Those that `sampled_runs` keeps: the others are not even unpacked.
             requests = await self._recent.read(lambda lengths: evenly(lengths, _MOST_SCORES))
         runs = await self._in_thread(sampled_runs, requests, _MOST_SCORES) if requests else []
         scores, serving_scores = await self._score(version, serving, runs)
